@@ -1,0 +1,27 @@
+# Turns the CUDA language on: finds nvcc, picks the architectures, and teaches CMake 3.25 that nvcc knows C++20.
+find_program(SINKHORN_NVCC nvcc HINTS ENV CUDACXX ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda PATH_SUFFIXES bin)
+if(NOT SINKHORN_NVCC AND NOT CMAKE_CUDA_COMPILER)
+  message(FATAL_ERROR "SINKHORN_CUDA is ON but nvcc was found neither in PATH nor in /usr/local/cuda/bin: install the "
+                      "CUDA toolkit, name it with -DCMAKE_CUDA_COMPILER=/path/to/nvcc, or build with the preset cpu")
+endif()
+if(NOT CMAKE_CUDA_COMPILER)
+  set(CMAKE_CUDA_COMPILER ${SINKHORN_NVCC})
+endif()
+
+# `native` fails without a GPU; then: Ampere and Hopper, and Hopper's PTX for whatever comes later.
+if(NOT CMAKE_CUDA_ARCHITECTURES)
+  execute_process(COMMAND nvidia-smi -L RESULT_VARIABLE no_gpu OUTPUT_VARIABLE gpus ERROR_QUIET)
+  if(no_gpu EQUAL 0 AND gpus MATCHES "GPU")
+    set(CMAKE_CUDA_ARCHITECTURES native)
+  else()
+    set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real 90-virtual)
+  endif()
+endif()
+
+enable_language(CUDA)
+if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+endif()
+set(CMAKE_CUDA_STANDARD 20)
+message(STATUS "CUDA ${CMAKE_CUDA_COMPILER_VERSION}, architectures ${CMAKE_CUDA_ARCHITECTURES}")

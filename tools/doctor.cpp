@@ -1,0 +1,92 @@
+#include "tools/doctor.h"
+
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <ostream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "build_info.h"
+#include "cuda/device.h"
+
+namespace sinkhorn {
+namespace {
+
+/// A field of /proc/meminfo in GiB, or 0 where there is none.
+double meminfo_gib(const std::string& field) {
+  std::ifstream file("/proc/meminfo");
+  std::string name;
+  double kib = 0;
+  while (file >> name >> kib) {
+    if (name == field + ":") return kib / (1 << 20);
+    file.ignore(64, '\n');
+  }
+  return 0;
+}
+
+std::string terminal() {
+  if (!isatty(STDOUT_FILENO)) return "stdout is no terminal: plain lines, no colours";
+  winsize size{};
+  const bool known = ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0;
+  const char* term = std::getenv("TERM");
+  return fmt::format("{}, {}{}", term ? term : "TERM is not set",
+                     known ? fmt::format("{} columns", size.ws_col) : "unknown width",
+                     std::getenv("NO_COLOR") ? ", no colours (NO_COLOR)" : "");
+}
+
+}  // namespace
+
+int doctor(std::ostream& out) {
+  std::vector<std::string> missing;
+  const auto line = [&](std::string_view what, std::string_view found) {
+    out << fmt::format("{:<10}{}\n", what, found);
+  };
+
+  line("sinkhorn", fmt::format("{}, {} with {}{}{}", build_info::version, build_info::build_type, build_info::compiler,
+                               build_info::sanitizers.empty() ? "" : ", sanitizers ", build_info::sanitizers));
+
+  line("BLAS", build_info::blas.empty() ? "none: matrix products use a plain loop" : build_info::blas);
+  if (build_info::blas.empty())
+    missing.push_back("OpenBLAS, for fast training: apt-get install libopenblas-dev, then build again");
+
+  line("threads", fmt::format("{}", std::thread::hardware_concurrency()));
+  line("memory",
+       fmt::format("{:.1f} GiB, {:.1f} GiB of it available", meminfo_gib("MemTotal"), meminfo_gib("MemAvailable")));
+
+  const cuda::Probe probe = cuda::probe();
+  if (build_info::cuda.empty()) {
+    line("CUDA", probe.reason);
+  } else {
+    line("CUDA",
+         fmt::format("runtime {}, driver {}, built by nvcc {} for {}", probe.runtime,
+                     probe.driver.empty() ? "none" : probe.driver, build_info::cuda, build_info::cuda_architectures));
+    if (probe.devices.empty()) line("GPU", "none: " + probe.reason);
+  }
+  for (const cuda::Device& device : probe.devices) {
+    line("GPU",
+         fmt::format("{}, compute capability {}.{}, {} multiprocessors, {:.1f} GiB", device.name, device.compute_major,
+                     device.compute_minor, device.multiprocessors, static_cast<double>(device.memory) / (1 << 30)));
+  }
+  line("training", "on the CPU: in this version no operation runs on a GPU");
+
+  const char* provided = std::getenv("SINKHORN_JARGON");
+  const std::string text = provided ? provided : "/usr/share/doc/jargon-text/jargon.txt.gz";
+  std::error_code ignored;
+  const bool readable = std::filesystem::is_regular_file(text, ignored);
+  line("text", readable ? text : text + " is not there: training without --data uses a synthetic text");
+  if (!readable)
+    missing.push_back("the default text: apt-get install jargon-text, or set SINKHORN_JARGON to a jargon.txt.gz");
+
+  line("terminal", terminal());
+  for (const std::string& what : missing) line("missing", what);
+  if (missing.empty()) out << "Nothing is missing.\n";
+  return 0;
+}
+
+}  // namespace sinkhorn
