@@ -1,0 +1,21 @@
+// Every op there is. `apply` accepts no other, and the gradient checker visits each one.
+#pragma once
+#include "autograd/maps.h"
+
+namespace sinkhorn {
+namespace ops {
+
+template <class F>
+struct Map;
+struct Softmax;
+
+template <class... F>
+TypeList<Map<F>...> lift(TypeList<F...>);
+template <class... A, class... B>
+TypeList<A..., B...> join(TypeList<A...>, TypeList<B...>);
+
+}  // namespace ops
+
+using AllOps = decltype(ops::join(ops::lift(maps::All{}), TypeList<ops::Softmax>{}));
+
+}  // namespace sinkhorn

@@ -1,0 +1,60 @@
+// The one place where a runtime device and element type become compile-time ones.
+#pragma once
+#include "autograd/tensor.h"
+
+namespace sinkhorn {
+
+/// Tags on which kernels are overloaded, one per device.
+struct Cpu {};
+struct Cuda {};
+
+namespace detail {
+template <class T, class Kernel>
+void on_device(const Tensor& like, Kernel& kernel) {
+  if (like.device() != Device::cpu)
+    fail<DeviceError>("dispatch: no kernels for device ", like.device(), " in this build");
+  kernel.template operator()<T>(Cpu{});
+}
+}  // namespace detail
+
+/// Calls `kernel.operator()<T>(space)` with T in {float, double, bf16}, by the dtype and device of `like`.
+template <class Kernel>
+void dispatch(const Tensor& like, Kernel kernel) {
+  switch (like.dtype()) {
+    case DType::f32:
+      return detail::on_device<float>(like, kernel);
+    case DType::f64:
+      return detail::on_device<double>(like, kernel);
+    case DType::bf16:
+      return detail::on_device<bf16>(like, kernel);
+    default:
+      fail("dispatch: expected a floating type (f32, f64 or bf16), got ", like.dtype());
+  }
+}
+
+/// The same for kernels that only move elements: T is also std::int32_t or bool.
+template <class Kernel>
+void dispatch_any(const Tensor& like, Kernel kernel) {
+  switch (like.dtype()) {
+    case DType::i32:
+      return detail::on_device<std::int32_t>(like, kernel);
+    case DType::boolean:
+      return detail::on_device<bool>(like, kernel);
+    default:
+      return dispatch(like, kernel);
+  }
+}
+
+template <class... Ts>
+struct TypeList {};
+template <class T, class List>
+inline constexpr bool contains = false;
+template <class T, class... Ts>
+inline constexpr bool contains<T, TypeList<Ts...>> = (std::is_same_v<T, Ts> || ...);
+/// Calls `visit.operator()<T>()` for each T of the list.
+template <class Visit, class... Ts>
+void for_each(TypeList<Ts...>, Visit visit) {
+  (visit.template operator()<Ts>(), ...);
+}
+
+}  // namespace sinkhorn

@@ -1,0 +1,103 @@
+// The gradient checker: every element of every gradient against four-point central differences in f64.
+#pragma once
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "autograd/tape.h"
+
+namespace sinkhorn {
+
+/// The largest relative error that passes.
+inline constexpr double kGradientTolerance = 1e-7;
+
+/// A function at a point, as the checker sees it. The points are perturbed in place and restored.
+struct GradientProblem {
+  Tensors points;                                             // f64, every element is checked
+  std::vector<std::string> names;                             // one per point, for messages
+  std::function<Tensor()> value;                              // f(points), f64
+  std::function<Tensors(const Tensor& cotangent)> gradients;  // d<cotangent, f>/d(points); empty means 0
+};
+
+struct GradientReport {
+  double worst = 0;        // max |a - n| / (max(|a|, |n|) + 1e-3 * scale), scale = largest |gradient| of the problem
+  bool smooth = true;      // false: the point lies on a kink or a tie, so the numeric derivative means nothing
+  bool repeatable = true;  // a second run gave the same bits
+  std::string where;       // the element that was worst: name[index]: analytic a, numeric n
+};
+
+/// Compares analytic gradients with (f(x-2h) - 8 f(x-h) + 8 f(x+h) - f(x+2h)) / 12h, h = 1e-3 max(1, |x|), for the
+/// cotangent drawn from `rng`. An element that disagrees is tried with h/2 too: if the two differences disagree, it is
+/// not smooth.
+GradientReport check_gradients(const GradientProblem& problem, Rng rng);
+
+/// One line of `gradcheck`.
+struct CaseResult {
+  std::string label;
+  GradientReport report;
+  bool passed;
+};
+
+/// Calls `problem_at(draw)` with fresh draws until the point is smooth (at most 20 times), and checks it there.
+CaseResult check_case(std::string label, const std::function<GradientProblem(Draw&)>& problem_at, Rng rng = Rng(1));
+
+/// The problem of one case of an op.
+template <Op O>
+GradientProblem op_problem(const Case<O>& at, Draw& draw) {
+  const Tensors inputs = at.inputs(draw);
+  GradientProblem problem;
+  std::vector<bool> differentiated;
+  for (std::size_t k = 0; k < inputs.size(); ++k) {
+    bool checked = inputs[k] && inputs[k].dtype() == DType::f64;
+    for (int constant : at.constants) checked &= constant != int(k);
+    differentiated.push_back(checked);
+    if (!checked) continue;
+    problem.points.push_back(inputs[k]);
+    problem.names.push_back("input " + std::to_string(k));
+  }
+  const O op = at.op;
+  problem.value = [=] {
+    Saved unused{{}, std::vector<bool>(inputs.size(), false)};
+    return Output(op.forward(unused, inputs)).y;
+  };
+  problem.gradients = [=](const Tensor& cotangent) {
+    const Tape tape = Tape::record();
+    std::vector<Var> vars, leaves;
+    for (std::size_t k = 0; k < inputs.size(); ++k) {
+      vars.push_back(differentiated[k] ? tape.leaf(inputs[k]) : Var(inputs[k]));
+      if (differentiated[k]) leaves.push_back(vars.back());
+    }
+    const Gradients gradients = tape.backward(apply(op, std::span<const Var>(vars)), cotangent);
+    Tensors flows;
+    for (const Var& leaf : leaves) flows.push_back(gradients.of(leaf));
+    return flows;
+  };
+  return problem;
+}
+
+/// An op and its checks, as listed by all_op_checks().
+struct OpCheck {
+  std::string_view name;
+  std::function<std::vector<CaseResult>()> run;
+};
+
+template <Op O>
+OpCheck op_check() {
+  return {O::name, [] {
+            std::vector<CaseResult> results;
+            for (const Case<O>& at : O::cases())
+              results.push_back(check_case(at.label, [&](Draw& draw) { return op_problem(at, draw); }));
+            return results;
+          }};
+}
+
+/// One entry per member of AllOps.
+std::vector<OpCheck> all_op_checks();
+
+/// The one definition of agreement used everywhere else: |a - b| <= tolerance * max(largest |value|, 1e-3 *
+/// largest_of_kind). Returns max |a - b| over that maximum; infinite if shapes differ or a NaN is there; 0 for empty
+/// tensors.
+double relative_error(const Tensor& got, const Tensor& want, double largest_of_kind = 0);
+
+}  // namespace sinkhorn

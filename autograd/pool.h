@@ -1,0 +1,39 @@
+// Memory for tensors: buffers come from free lists and go back when their last handle ends.
+#pragma once
+#include <cstddef>
+#include <memory>
+
+#include "autograd/dtype.h"
+
+namespace sinkhorn {
+
+/// What the pool of one device holds. All in bytes, except `system_allocations`.
+struct PoolStats {
+  std::size_t in_use = 0;              // in live buffers
+  std::size_t peak = 0;                // largest in_use since the last reset_peak
+  std::size_t reserved = 0;            // taken from the system: live buffers and free lists
+  std::size_t system_allocations = 0;  // how often the system was asked; constant once a shape has been seen
+};
+
+/// One pool per device. Safe to use from several threads.
+class Pool {
+ public:
+  static Pool& of(Device device);
+
+  /// An uninitialised buffer of at least `bytes`, aligned to 64 bytes. Throws OutOfMemory with what was asked and what
+  /// is in use.
+  std::shared_ptr<std::byte> allocate(std::size_t bytes);
+  PoolStats stats() const;
+  void reset_peak();
+  /// Gives the free lists back to the system.
+  void release();
+
+  Pool();
+  Pool(const Pool&) = delete;
+
+ private:
+  struct State;
+  std::shared_ptr<State> state_;  // buffers may outlive the pool at program exit
+};
+
+}  // namespace sinkhorn

@@ -1,0 +1,164 @@
+#include "autograd/tape.h"
+
+#include <algorithm>
+#include <map>
+
+#include "autograd/parallel.h"
+
+namespace sinkhorn {
+
+Tensor Draw::mask(Shape shape, double probability) {
+  const RandomBits bits = rng_.split(next_++).bits();
+  Tensor mask(shape, DType::boolean);
+  for (std::int64_t i = 0; i < mask.count(); ++i) mask.data<bool>()[i] = bits.uniform<double>(i) < probability;
+  return mask;
+}
+
+struct Tape::Node {
+  std::unique_ptr<AnyOp> op;  // null: a leaf
+  std::vector<int> inputs;
+  Saved saved;
+  Shape shape;
+  DType dtype;
+  const Parameter* parameter = nullptr;
+};
+
+struct Tape::State {
+  std::vector<Node> nodes;
+  std::map<const Parameter*, int> leaves;
+  bool into_parameters = false;
+  bool walked = false;
+};
+
+Tape Tape::record(bool into_parameters) {
+  Tape tape;
+  tape.state_ = std::make_shared<State>();
+  tape.state_->into_parameters = into_parameters;
+  return tape;
+}
+
+Var Tape::leaf(Tensor value) const {
+  auto& nodes = state_->nodes;
+  nodes.push_back({nullptr, {}, {}, value.shape(), value.dtype()});
+  return {std::move(value), *this, int(nodes.size()) - 1};
+}
+
+Var Tape::leaf(const Parameter& parameter) const {
+  auto [place, is_new] = state_->leaves.try_emplace(&parameter, int(state_->nodes.size()));
+  if (!is_new) return {parameter.value, *this, place->second};
+  Var leaf = this->leaf(parameter.value);
+  state_->nodes.back().parameter = &parameter;
+  return leaf;
+}
+
+Var Tape::push(std::unique_ptr<AnyOp> op, std::span<const Var> inputs, Saved saved, Tensor value) {
+  Tape tape;
+  std::vector<int> nodes;
+  for (const Var& input : inputs) {
+    nodes.push_back(input.node);
+    if (input.node < 0) continue;
+    if (tape && tape != input.tape) fail(op->name(), ": inputs lie on two different tapes; use one Tape::record()");
+    tape = input.tape;
+  }
+  if (tape.state_->walked) fail(op->name(), ": the tape was already walked by backward; record a new one");
+  tape.state_->nodes.push_back({std::move(op), std::move(nodes), std::move(saved), value.shape(), value.dtype()});
+  const int node = int(tape.state_->nodes.size()) - 1;
+  return {std::move(value), std::move(tape), node};
+}
+
+namespace {
+
+// into += flow
+void add_in_place(const Tensor& into, const Tensor& flow) {
+  dispatch(into, [&]<class T>(auto) {
+    T *sum = into.data<T>(), *term = flow.data<T>();
+    parallel_for(into.count(), grain_for(1), [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) sum[i] = Real<T>(sum[i]) + Real<T>(term[i]);
+    });
+  });
+}
+
+void accumulate(Tensor& gradient, Tensor flow) {
+  if (!gradient) {
+    gradient = std::move(flow);
+  } else if (gradient.is_sole_owner()) {
+    add_in_place(gradient, flow);
+  } else {
+    gradient = gradient.clone();
+    add_in_place(gradient, flow);
+  }
+}
+
+}  // namespace
+
+Gradients Tape::backward(const Var& root, Tensor seed) const {
+  if (!state_ || root.node < 0 || root.tape != *this) fail("backward: the root is a constant; nothing flows from it");
+  if (state_->walked) fail("backward: this tape was already walked; first derivatives only, record a new tape");
+  auto& nodes = state_->nodes;
+  if (!seed) {
+    if (root.value.count() != 1) fail("backward: a root of shape ", root.shape(), " needs a seed of that shape");
+    seed = Tensor::full(root.shape(), 1, root.value.dtype(), root.value.device());
+  }
+  if (seed.shape() != root.shape() || seed.dtype() != root.value.dtype())
+    fail("backward: seed ", seed.shape(), " ", seed.dtype(), " does not match root ", root.shape(), " ",
+         root.value.dtype());
+  state_->walked = true;
+
+  Gradients result;
+  Tensors grads(nodes.size());
+  grads[root.node] = std::move(seed);
+  for (int i = root.node; i >= 0; --i) {
+    Node& node = nodes[i];
+    if (grads[i] && node.op) {
+      Tensors flows = node.op->backward(node.saved, grads[i]);
+      grads[i] = {};
+      for (std::size_t k = 0; k < flows.size(); ++k) {
+        const int to = node.inputs[k];
+        if (to < 0 || !flows[k]) continue;
+        if (flows[k].shape() != nodes[to].shape || flows[k].dtype() != nodes[to].dtype)
+          fail(node.op->name(), ": the gradient of input ", k, " is ", flows[k].shape(), " ", flows[k].dtype(),
+               ", expected ", nodes[to].shape, " ", nodes[to].dtype);
+        const Parameter* parameter = nodes[to].parameter;
+        if (parameter && state_->into_parameters && parameter->gradient) {
+          add_in_place(parameter->gradient, flows[k]);
+        } else {
+          accumulate(grads[to], std::move(flows[k]));
+        }
+      }
+    }
+    node.op.reset();
+    node.saved = {};  // memory falls as backward rises
+  }
+  result.by_node_ = std::move(grads);
+  result.parameters_.assign(state_->leaves.begin(), state_->leaves.end());
+  return result;
+}
+
+std::vector<NodeInfo> Tape::nodes() const {
+  std::vector<NodeInfo> infos;
+  for (const Node& node : state_->nodes) {
+    std::size_t bytes = 0;
+    for (const Tensor& kept : node.saved.tensors)
+      if (kept) bytes += kept.bytes();
+    infos.push_back({node.op ? node.op->name() : "leaf", node.shape, node.inputs, bytes});
+  }
+  return infos;
+}
+
+std::size_t Tape::kept_bytes() const {
+  std::size_t bytes = 0;
+  for (const NodeInfo& node : nodes()) bytes += node.kept_bytes;
+  return bytes;
+}
+
+Tensor Gradients::of(const Var& leaf) const {
+  return leaf.node >= 0 && leaf.node < int(by_node_.size()) ? by_node_[leaf.node] : Tensor();
+}
+
+Tensor Gradients::of(const Parameter& parameter) const {
+  for (const auto& [known, node] : parameters_)
+    if (known == &parameter) return by_node_[node];
+  return {};
+}
+
+}  // namespace sinkhorn
