@@ -1,0 +1,203 @@
+#include "tools/cli.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <iostream>
+#include <new>
+
+#include "autograd/error.h"
+#include "build_info.h"
+#include "tools/doctor.h"
+#include "tools/train.h"
+
+namespace sinkhorn {
+namespace {
+
+using Command = std::function<int()>;
+
+std::string placeholder(const Field& field) {
+  if (!field.accepts.choices.empty()) return CLI::detail::join(field.accepts.choices, "|");
+  if (std::holds_alternative<std::string*>(field.slot)) return "TEXT";
+  if (std::holds_alternative<std::vector<std::int64_t>*>(field.slot)) return "N,N,...";
+  return std::holds_alternative<double*>(field.slot) ? "X" : "N";
+}
+
+/// A flag for each field, given as text: types and bounds are checked by the table, with the messages that a file gets.
+class FieldFlags {
+ public:
+  void add(CLI::App& app, const Fields& fields, const std::string& group) {
+    for (const auto& field : fields) {
+      std::string& text = texts_.emplace_back();
+      CLI::Option* option = nullptr;
+      if (std::holds_alternative<bool*>(field.slot)) {
+        option = app.add_flag(flag_of(field.name) + ",!" + flag_of("no_" + field.name), text, field.help);
+      } else {
+        option = app.add_option(flag_of(field.name), text, field.help)->type_name(placeholder(field));
+      }
+      option->group(group)->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+      options_.emplace_back(field.name, option);
+    }
+  }
+  Flags given() const {
+    Flags flags;
+    for (std::size_t i = 0; i < options_.size(); ++i)
+      if (options_[i].second->count() > 0) flags.emplace_back(options_[i].first, texts_[i]);
+    return flags;
+  }
+
+ private:
+  std::deque<std::string> texts_;  // addresses stay
+  std::vector<std::pair<std::string, CLI::Option*>> options_;
+};
+
+/// Writes a switch as `--causal,--no-causal`; the library would add what the second one stores.
+struct HelpFormatter : CLI::Formatter {
+  std::string make_option_name(const CLI::Option* option, bool is_positional) const override {
+    std::string name = Formatter::make_option_name(option, is_positional);
+    if (const auto at = name.find("{false}"); at != std::string::npos) name.erase(at);
+    return name;
+  }
+};
+
+void add_train(CLI::App& app, Command& command) {
+  auto* sub = app.add_subcommand("train", "Train a language model on text, and print a sample");
+  auto options = std::make_shared<TrainOptions>();
+  auto flags = std::make_shared<FieldFlags>();
+  sub->add_option("--config", options->config_path, "TOML file with tables [model] and [train]")->type_name("FILE");
+  sub->add_flag("--print-config", options->print_config, "print every setting with its origin, as TOML, and stop");
+  sub->add_flag("--print-options", options->print_options, "print the table of all options and stop");
+  Settings defaults;
+  flags->add(*sub, defaults.train_fields(), "Training");
+  flags->add(*sub, defaults.model_fields(), "Model");
+  std::string footer = "Presets:\n";
+  for (const auto& preset : presets())
+    footer += "  " + preset.name + std::string(14 - preset.name.size(), ' ') + preset.purpose + "\n";
+  sub->footer(footer +
+              "\nExamples:\n"
+              "  sinkhorn train\n"
+              "  sinkhorn train --data book.txt --out runs/book --steps 2000\n"
+              "  sinkhorn train --out runs/book --resume\n"
+              "  sinkhorn train --preset shakespeare --dim 256 --print-config > my.toml\n"
+              "  sinkhorn train --config my.toml --learning-rate 5e-4");
+  sub->callback([options, flags, &command] {
+    command = [options, flags] {
+      options->flags = flags->given();
+      return train(*options);
+    };
+  });
+}
+
+void add_doctor(CLI::App& app, Command& command) {
+  auto* sub = app.add_subcommand("doctor", "Say what this build and this machine offer, and what is missing");
+  sub->footer("Examples:\n  sinkhorn doctor");
+  sub->callback([&command] { command = [] { return doctor(std::cout); }; });
+}
+
+/// The first word that no option or command took, with the nearest one that exists.
+[[noreturn]] void refuse_word(const CLI::App& app, const std::string& word) {
+  std::vector<std::string> known;
+  for (const auto* option : app.get_options())
+    for (const auto& name : option->get_lnames()) known.push_back("--" + name);
+  for (const auto* sub : app.get_subcommands({})) known.push_back(sub->get_name());
+  const bool flag = word.starts_with("-");
+  const std::string bare = word.substr(0, word.find('=')), near = nearest(bare, known);
+  const std::string name = app.get_parent() ? "sinkhorn " + app.get_name() : "sinkhorn";
+  fail<UsageError>("unknown ",
+                   flag               ? "flag "
+                   : app.get_parent() ? "argument "
+                                      : "command ",
+                   to_text(bare), near.empty() ? "" : "; did you mean " + near + "?",
+                   "  (" + name + " --help lists them)");
+}
+
+int parse_and_run(std::vector<std::string> arguments) {
+  CLI::App app("A from-scratch autograd and the Sparse Sinkhorn Transformer.", "sinkhorn");
+  app.formatter(std::make_shared<HelpFormatter>());
+  app.set_version_flag("--version", "sinkhorn " + std::string(build_info::version));
+  app.footer(
+      "Examples:\n"
+      "  sinkhorn train                     a character model of English prose, in minutes\n"
+      "  sinkhorn train --help              its options\n"
+      "\nExit codes: 0 ok, 1 a check failed or internal error, 2 usage, 3 data, checkpoint or output folder,\n"
+      "            4 out of memory, 5 non-finite loss or gradient, 6 device, 130 interrupted");
+  Command command;
+  add_train(app, command);
+  add_doctor(app, command);
+  // Unknown words are collected, not refused by the library, so that the message can name the nearest known one.
+  app.allow_extras();
+  for (auto* sub : app.get_subcommands({})) sub->allow_extras();
+
+  try {
+    std::reverse(arguments.begin(), arguments.end());  // the library wants them so
+    app.parse(arguments);
+  } catch (const CLI::Success& help_or_version) {
+    return app.exit(help_or_version, std::cout, std::cerr);
+  } catch (const CLI::ParseError& error) {
+    throw UsageError(error.what());
+  }
+  if (const auto words = app.remaining(); !words.empty()) refuse_word(app, words.front());
+  for (const auto* sub : app.get_subcommands())
+    if (const auto words = sub->remaining(); !words.empty()) refuse_word(*sub, words.front());
+  if (!command) fail<UsageError>("a command is required; sinkhorn --help lists them");
+  return command();
+}
+
+}  // namespace
+
+Failure describe_failure(std::exception_ptr error) {
+  Failure failure{1, "unknown error"};
+  try {
+    std::rethrow_exception(error);
+  } catch (const UsageError& e) {
+    failure = {2, e.what()};
+  } catch (const DataError& e) {
+    failure = {3, e.what()};
+  } catch (const OutOfMemory& e) {
+    failure = {4, e.what()};
+  } catch (const std::bad_alloc&) {
+    failure = {4, "out of memory; lower the batch size, the sequence length or the model's width"};
+  } catch (const NonFinite& e) {
+    failure = {5, e.what()};
+  } catch (const DeviceError& e) {
+    failure = {6, e.what()};
+  } catch (const std::exception& e) {
+    failure.line = e.what();
+  } catch (...) {
+  }
+  std::string line;
+  for (const char c : failure.line) {
+    if (c == '\n')
+      line += "; ";
+    else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F)
+      line += '?';  // what users pass is echoed: no escape codes
+    else
+      line += c;
+  }
+  failure.line = line;
+  return failure;
+}
+
+int run(const std::vector<std::string>& arguments) {
+  int code = 0;
+  try {
+    code = parse_and_run(arguments);
+  } catch (...) {
+    const Failure failure = describe_failure(std::current_exception());
+    std::cout.flush();
+    std::cerr << "sinkhorn: " << failure.line << std::endl;
+    return failure.exit_code;
+  }
+  errno = 0;
+  std::cout.flush();
+  if (!std::cout && errno != 0 && errno != EPIPE) {
+    std::cerr << "sinkhorn: standard output cannot be written: " << std::strerror(errno) << std::endl;
+    return code == 0 ? 3 : code;
+  }
+  return code;
+}
+
+}  // namespace sinkhorn

@@ -1,0 +1,285 @@
+#include "tools/settings.h"
+
+#include <toml++/toml.h>
+
+#include <algorithm>
+#include <sstream>
+
+#include "autograd/error.h"
+#include "tools/read_file.h"
+
+namespace sinkhorn {
+namespace {
+
+Value from_toml(const toml::node& node) {
+  if (auto* flag = node.as_boolean()) return flag->get();
+  if (auto* whole = node.as_integer()) return whole->get();
+  if (auto* number = node.as_floating_point()) return number->get();
+  if (auto* text = node.as_string()) return text->get();
+  if (auto* list = node.as_array(); list && (list->empty() || list->is_homogeneous<std::int64_t>())) {
+    std::vector<std::int64_t> numbers;
+    for (const auto& entry : *list) numbers.push_back(entry.as_integer()->get());
+    return numbers;
+  }
+  // Tables, dates and mixed lists fit no option; the message shows what they are.
+  std::ostringstream kind;
+  kind << node.type();
+  return "a TOML " + kind.str();
+}
+
+std::string config_text(const std::string& path) {
+  try {
+    return read_file(path, "--config");
+  } catch (const DataError& error) {  // to the user, a wrong path after a flag is a wrong flag
+    throw UsageError(error.what());
+  }
+}
+
+bool belongs_to_model(const std::string& name) {
+  ModelConfig model;
+  return find_field(fields(model), name) != nullptr;
+}
+
+}  // namespace
+
+Fields fields(TrainConfig& c) {
+  std::vector<std::string> names;
+  for (const auto& preset : presets()) names.push_back(preset.name);
+  const Accepts flag = anything(), text = anything();
+  return {
+      {"preset", &c.preset, one_of(names), "named set of options to start from"},
+      {"data", &c.data, text, "text file, plain or .gz; - reads standard input; default the Jargon File"},
+      {"out", &c.out, text, "folder for logs and checkpoints; default runs/PRESET"},
+      {"resume", &c.resume, flag, "continue from the newest checkpoint in the folder"},
+      {"device", &c.device, one_of({"auto", "cpu", "cuda"}), "where to compute"},
+      {"threads", &c.threads, between(0, 1024), "threads of the CPU backend; 0 takes all cores"},
+      {"seed", &c.seed, at_least(0), "the run is a function of the seed, for any number of threads"},
+      {"vocabulary", &c.vocabulary, one_of({"char", "byte"}), "tokens are code points, or bytes"},
+      {"steps", &c.steps, at_least(1), "optimizer steps"},
+      {"batch_size", &c.batch_size, at_least(1), "sequences in a batch"},
+      {"accumulate", &c.accumulate, at_least(1), "batches averaged into one step"},
+      {"seq_len", &c.seq_len, at_least(1), "tokens in a sequence"},
+      {"learning_rate", &c.learning_rate, above_to(0, 10), "highest learning rate"},
+      {"min_learning_rate", &c.min_learning_rate, between(0, 10), "learning rate at the last step"},
+      {"warmup_steps", &c.warmup_steps, at_least(0), "steps of linear warm-up; a cosine follows"},
+      {"beta1", &c.beta1, from_below(0, 1), "AdamW: decay of the mean gradient"},
+      {"beta2", &c.beta2, from_below(0, 1), "AdamW: decay of the mean square"},
+      {"epsilon", &c.epsilon, above_to(0, 1), "AdamW: added to the root mean square"},
+      {"weight_decay", &c.weight_decay, between(0, 1000), "decoupled decay; not of norms, biases and embeddings"},
+      {"clip_norm", &c.clip_norm, between(0, 1e9), "largest gradient norm; 0 does not clip"},
+      {"embedding_init_std", &c.embedding_init_std, above_to(0, 100), "standard deviation of new embeddings"},
+      {"eval_every", &c.eval_every, at_least(1), "steps between evaluations"},
+      {"eval_batches", &c.eval_batches, at_least(1), "batches of an evaluation"},
+      {"checkpoint_every", &c.checkpoint_every, at_least(1), "steps between checkpoints"},
+      {"keep", &c.keep, at_least(2), "checkpoints kept besides the best"},
+      {"log_every", &c.log_every, at_least(1), "steps between lines when the output is not a terminal"},
+      {"sample_prompt", &c.sample_prompt, text, "text the sample continues; default a newline"},
+      {"sample_length", &c.sample_length, at_least(0), "tokens of the sample at the end"},
+      {"sample_temperature", &c.sample_temperature, between(0, 100), "0 takes the likeliest token"},
+      {"sample_top_k", &c.sample_top_k, at_least(0), "draw among the k likeliest tokens; 0 among all"},
+      {"sample_top_p", &c.sample_top_p, above_to(0, 1), "draw among the likeliest tokens of this total probability"},
+  };
+}
+
+const std::vector<Preset>& presets() {
+  static const std::vector<Preset> all = {
+      {"cpu-small", "a character model of English prose in about 3 minutes on 2 cores", R"(
+[model]
+causal = true
+dim = 128
+depth = 4
+heads = 4
+bucket_size = 32
+n_local_attn_heads = 2
+[train]
+steps = 600
+batch_size = 8
+seq_len = 256
+learning_rate = 2e-3
+min_learning_rate = 2e-4
+embedding_init_std = 0.02
+)"},
+      {"shakespeare", "a character model of the kind usually trained on Shakespeare, for one GPU", R"(
+[model]
+causal = true
+dim = 384
+depth = 6
+heads = 6
+bucket_size = 64
+n_local_attn_heads = 3
+attn_dropout = 0.2
+ff_dropout = 0.2
+emb_dropout = 0.2
+[train]
+steps = 5000
+batch_size = 64
+seq_len = 256
+min_learning_rate = 1e-4
+warmup_steps = 100
+embedding_init_std = 0.02
+eval_every = 250
+eval_batches = 20
+checkpoint_every = 500
+)"},
+      {"enwik8", "a byte model of long sequences, for one GPU", R"(
+[model]
+causal = true
+dim = 512
+depth = 8
+heads = 8
+bucket_size = 128
+n_local_attn_heads = 4
+reversible = true
+ff_chunks = 4
+[train]
+vocabulary = "byte"
+steps = 50000
+batch_size = 8
+seq_len = 4096
+learning_rate = 5e-4
+min_learning_rate = 5e-5
+warmup_steps = 1000
+embedding_init_std = 0.02
+eval_every = 1000
+eval_batches = 20
+checkpoint_every = 1000
+)"},
+  };
+  return all;
+}
+
+Fields Settings::all_fields() {
+  Fields all = model_fields();
+  for (auto& field : train_fields()) all.push_back(field);
+  return all;
+}
+
+void Settings::set(const std::string& name, const Value& value, const std::string& where, const std::string& origin) {
+  const Fields all = all_fields();
+  const Field* field = find_field(all, name);
+  if (!field) fail<UsageError>(where, ": ", unknown_option(name, all));
+  assign(*field, value, where);
+  origins[name] = origin;
+}
+
+void Settings::read_toml(std::string_view text, const std::string& source) {
+  const auto place = [&](const toml::source_region& region) {
+    return source + ":" + std::to_string(region.begin.line);
+  };
+  toml::table file;
+  try {
+    file = toml::parse(text, source);
+  } catch (const toml::parse_error& error) {
+    std::string reason(error.description());
+    std::replace(reason.begin(), reason.end(), '\n', ' ');
+    fail<UsageError>(place(error.source()), ": ", reason);
+  }
+  for (const auto& [table_key, node] : file) {
+    const std::string table(table_key.str()), where = place(table_key.source());
+    if (table != "model" && table != "train") {
+      if (!find_field(all_fields(), table))
+        fail<UsageError>(where, ": ", unknown_option(table, all_fields()),
+                         " (options stand in the tables [model] and [train])");
+      fail<UsageError>(where, ": ", table, " belongs in the table [", belongs_to_model(table) ? "model" : "train", "]");
+    }
+    if (!node.is_table()) fail<UsageError>(where, ": ", table, " must be a table: [", table, "]");
+    for (const auto& [key, value] : *node.as_table()) {
+      const std::string name(key.str()), here = place(key.source());
+      const Fields own = table == "model" ? model_fields() : train_fields();
+      if (!find_field(own, name) && find_field(all_fields(), name))
+        fail<UsageError>(here, ": ", name, " belongs in the table [", table == "model" ? "train" : "model", "]");
+      set(name, from_toml(value), here, here);
+    }
+  }
+}
+
+void Settings::read_preset(const std::string& name) {
+  set("preset", name, "preset", "default");
+  for (const auto& preset : presets())
+    if (preset.name == name) read_toml(preset.toml, name);
+  for (auto& [option, origin] : origins) origin = option == "preset" ? "default" : "preset " + name;
+}
+
+Settings resolve(const std::string& config_path, const Flags& flags, const std::string& default_preset) {
+  const std::string text = config_path.empty() ? "" : config_text(config_path);
+  // The preset is the lowest layer although the file or a flag names it: find it first.
+  std::string preset = default_preset;
+  Settings upper;
+  if (!config_path.empty()) upper.read_toml(text, config_path);
+  if (upper.origins.count("preset")) preset = upper.train.preset;
+  for (const auto& [name, value] : flags)
+    if (name == "preset") upper.set(name, value, "--preset", "flag"), preset = value;
+
+  Settings settings;
+  settings.read_preset(preset);
+  if (!config_path.empty()) settings.read_toml(text, config_path);
+  for (const auto& [name, value] : flags) {
+    const Fields all = settings.all_fields();
+    const Field* field = find_field(all, name);
+    if (!field) fail<UsageError>(flag_of(name), ": ", unknown_option(name, all));
+    settings.set(name, parse_value(*field, value, flag_of(name)), flag_of(name), "flag " + flag_of(name));
+  }
+  if (settings.train.out.empty()) settings.train.out = "runs/" + preset, settings.origins["out"] = "preset " + preset;
+  if (settings.model.max_seq_len == 0) {
+    settings.model.max_seq_len = settings.train.seq_len;
+    settings.origins["max_seq_len"] = "seq_len";
+  }
+  validate(settings);
+  return settings;
+}
+
+void validate(const Settings& given) {
+  Settings settings = given;
+  const ModelConfig& model = settings.model;
+  const TrainConfig& train = settings.train;
+  validate(model);
+  check_ranges(settings.train_fields(), "train");
+  const auto refuse = [](const auto&... parts) { fail<UsageError>("train: ", parts...); };
+  if (!model.causal) refuse("a language model is trained to predict the next token: set causal true");
+  if (model.receives_context) refuse("there is no encoder whose context receives_context could take; set it false");
+  if (model.return_embeddings) refuse("training needs logits: set return_embeddings false");
+  if (const std::int64_t multiple = model.length_multiple(); train.seq_len % multiple != 0)
+    refuse("seq_len ", train.seq_len, " is not a multiple of bucket_size ", multiple, "; the next one is ",
+           (train.seq_len / multiple + 1) * multiple);
+  if (train.seq_len > model.max_length())
+    refuse("seq_len ", train.seq_len, " is longer than max_seq_len ", model.max_seq_len,
+           "; raise max_seq_len or leave it out");
+  if (train.min_learning_rate > train.learning_rate)
+    refuse("min_learning_rate ", to_text(train.min_learning_rate), " is above learning_rate ",
+           to_text(train.learning_rate));
+}
+
+std::string to_toml(Settings settings) {
+  std::ostringstream file;
+  for (const char* table : {"model", "train"}) {
+    file << (table == std::string("model") ? "" : "\n") << "[" << table << "]\n";
+    for (const auto& field : table == std::string("model") ? settings.model_fields() : settings.train_fields()) {
+      const Value value = value_of(field);
+      const bool none = std::holds_alternative<std::monostate>(value);
+      const auto origin = settings.origins.find(field.name);
+      // An option that is not set has no TOML value: its line is a comment. So is an empty choice's.
+      const std::string line = (none ? "# " : "") + field.name + " = " + to_text(value);
+      file << line << std::string(line.size() < 34 ? 34 - line.size() : 1, ' ') << "# "
+           << (origin == settings.origins.end() ? "default" : origin->second) << "\n";
+    }
+  }
+  return file.str();
+}
+
+std::string options_markdown() {
+  Settings settings;
+  std::ostringstream page;
+  page << "| option | flag | default | accepts | meaning |\n|---|---|---|---|---|\n";
+  for (const auto& field : settings.all_fields())
+    page << "| " << field.name << " | `" << flag_of(field.name) << "` | " << to_text(value_of(field)) << " | "
+         << expectation(field) << " | " << field.help << " |\n";
+  return page.str();
+}
+
+std::string flag_of(const std::string& name) {
+  std::string flag = "--" + name;
+  std::replace(flag.begin(), flag.end(), '_', '-');
+  return flag;
+}
+
+}  // namespace sinkhorn

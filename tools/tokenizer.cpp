@@ -1,0 +1,123 @@
+#include "tools/tokenizer.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "autograd/error.h"
+#include "tools/utf8.h"
+
+namespace sinkhorn {
+namespace {
+
+[[noreturn]] void refuse_bytes(const std::string& where, std::size_t offset) {
+  fail<DataError>(where, ": the byte at offset ", offset,
+                  " is not UTF-8 text; use --vocabulary byte, which takes any file");
+}
+
+template <class See>
+void for_each_code_point(std::string_view text, const std::string& where, See see) {
+  for (std::size_t at = 0; at < text.size();) {
+    const CodePoint c = first_code_point(text.substr(at));
+    if (c.length == 0) refuse_bytes(where, at);
+    see(c.value);
+    at += std::size_t(c.length);
+  }
+}
+
+}  // namespace
+
+Tokenizer Tokenizer::bytes() { return {}; }
+
+Tokenizer Tokenizer::characters(std::string_view text) {
+  std::set<char32_t> distinct;
+  for_each_code_point(text, "data", [&](char32_t c) { distinct.insert(c); });
+  Tokenizer tokenizer;
+  tokenizer.bytes_ = false;
+  tokenizer.characters_.assign(distinct.begin(), distinct.end());
+  for (std::size_t i = 0; i < tokenizer.characters_.size(); ++i)
+    tokenizer.tokens_[tokenizer.characters_[i]] = std::int32_t(i);
+  return tokenizer;
+}
+
+std::string Tokenizer::to_json() const {
+  if (bytes_) return R"({"kind": "byte"})";
+  std::string text;
+  for (const char32_t c : characters_) append_utf8(text, c);
+  return R"({"kind": "char", "characters": )" + nlohmann::json(text).dump() + "}";
+}
+
+Tokenizer Tokenizer::from_json(std::string_view json, const std::string& where) {
+  const auto object = nlohmann::json::parse(json.begin(), json.end(), nullptr, /*allow_exceptions=*/false);
+  const auto text = [&](const char* name) {
+    const bool there = object.is_object() && object.contains(name) && object[name].is_string();
+    return there ? object[name].get<std::string>() : std::string();
+  };
+  if (text("kind") == "byte") return bytes();
+  if (text("kind") != "char" || text("characters").empty())
+    fail<DataError>(where, ": the vocabulary is not one of ours");
+  Tokenizer tokenizer = characters(text("characters"));
+  // Token numbers are positions in that text, so an order of its own or a repeated character would be misread.
+  std::string sorted;
+  for (const char32_t c : tokenizer.characters_) append_utf8(sorted, c);
+  if (sorted != text("characters"))
+    fail<DataError>(where, ": the vocabulary's characters are not distinct and in order");
+  return tokenizer;
+}
+
+std::vector<std::int32_t> Tokenizer::encode(std::string_view text, const std::string& where) const {
+  std::vector<std::int32_t> ids;
+  ids.reserve(text.size());
+  if (bytes_) {
+    for (const char byte : text) ids.push_back(static_cast<unsigned char>(byte));
+    return ids;
+  }
+  for_each_code_point(text, where, [&](char32_t c) {
+    const auto found = tokens_.find(c);
+    if (found == tokens_.end())
+      fail<DataError>(where, ": the character ", describe_code_point(c), " is not in the vocabulary of ", size(),
+                      " characters; use only characters of the training text, or train with --vocabulary byte");
+    ids.push_back(found->second);
+  });
+  return ids;
+}
+
+std::string Tokenizer::piece(std::int32_t token) const {
+  if (token < 0 || token >= size()) fail("tokenizer: token ", token, " is outside the vocabulary of ", size());
+  if (bytes_) return std::string(1, char(token));
+  std::string text;
+  append_utf8(text, characters_[std::size_t(token)]);
+  return text;
+}
+
+std::string Tokenizer::decode(const std::vector<std::int32_t>& tokens) const {
+  Utf8Stream stream;
+  std::string text;
+  for (const auto token : tokens) text += stream.push(piece(token));
+  return text + stream.finish();
+}
+
+void require_same_vocabulary(const Tokenizer& data, const Tokenizer& checkpoint, const std::string& checkpoint_name) {
+  if (data == checkpoint) return;
+  const auto kind = [](const Tokenizer& t) { return t.is_bytes() ? "bytes" : "characters"; };
+  std::string first;
+  if (!data.is_bytes() && !checkpoint.is_bytes()) {
+    const auto missing = [&](const Tokenizer& from, const Tokenizer& in, const char* says) {
+      for (std::int32_t i = 0; first.empty() && i < from.size(); ++i) {
+        const std::string piece = from.piece(i);
+        try {
+          in.encode(piece, "");
+        } catch (const DataError&) {
+          first = std::string("; ") + describe_code_point(first_code_point(piece).value) + says;
+        }
+      }
+    };
+    missing(data, checkpoint, " is only in the data");
+    missing(checkpoint, data, " is only in the checkpoint");
+  }
+  fail<DataError>("vocabulary: the data has ", data.size(), " ", kind(data), ", ", checkpoint_name,
+                  " was trained with ", checkpoint.size(), " ", kind(checkpoint), first,
+                  "; give the data it was trained on, or start a new run with --out");
+}
+
+}  // namespace sinkhorn
