@@ -169,7 +169,7 @@ Value value_of(const Field& field) {
 }
 
 Value parse_value(const Field& field, std::string_view text, const std::string& where) {
-  const Value typed = std::string(text);
+  Value typed = std::string(text);
   if (std::holds_alternative<std::string*>(field.slot)) return typed;
   if (std::holds_alternative<std::optional<std::int64_t>*>(field.slot) && text == "none") return {};
   if (std::holds_alternative<bool*>(field.slot)) {

@@ -148,7 +148,7 @@ int parse_and_run(std::vector<std::string> arguments) {
 
 }  // namespace
 
-Failure describe_failure(std::exception_ptr error) {
+Failure describe_failure(const std::exception_ptr& error) {
   Failure failure{1, "unknown error"};
   try {
     std::rethrow_exception(error);

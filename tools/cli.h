@@ -16,6 +16,6 @@ struct Failure {
   int exit_code;
   std::string line;
 };
-Failure describe_failure(std::exception_ptr error);
+Failure describe_failure(const std::exception_ptr& error);
 
 }  // namespace sinkhorn

@@ -177,9 +177,11 @@ void Settings::read_toml(std::string_view text, const std::string& source) {
   for (const auto& [table_key, node] : file) {
     const std::string table(table_key.str()), where = place(table_key.source());
     if (table != "model" && table != "train") {
-      if (!find_field(all_fields(), table))
-        fail<UsageError>(where, ": ", unknown_option(table, all_fields()),
-                         " (options stand in the tables [model] and [train])");
+      if (!find_field(all_fields(), table)) {
+        const std::string near = nearest(table, {"model", "train"});
+        fail<UsageError>(where, ": unknown table [", table, "]", near.empty() ? "" : "; did you mean [" + near + "]?",
+                         " (options stand in [model] and [train])");
+      }
       fail<UsageError>(where, ": ", table, " belongs in the table [", belongs_to_model(table) ? "model" : "train", "]");
     }
     if (!node.is_table()) fail<UsageError>(where, ": ", table, " must be a table: [", table, "]");
@@ -244,6 +246,9 @@ void validate(const Settings& given) {
   if (train.seq_len > model.max_length())
     refuse("seq_len ", train.seq_len, " is longer than max_seq_len ", model.max_seq_len,
            "; raise max_seq_len or leave it out");
+  if (train.batch_size > 2147483647 / (train.seq_len + 1))
+    refuse("batch_size ", train.batch_size, " x seq_len ", train.seq_len,
+           " is more than 2^31 tokens; lower one of them, ", "and raise accumulate instead");
   if (train.min_learning_rate > train.learning_rate)
     refuse("min_learning_rate ", to_text(train.min_learning_rate), " is above learning_rate ",
            to_text(train.learning_rate));

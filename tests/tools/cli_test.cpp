@@ -38,7 +38,7 @@ void expect_usage_error(const std::vector<std::string>& arguments, const std::ve
 }
 
 std::string temporary_file(const std::string& text) {
-  const std::string path = testing::TempDir() + "cli_test.toml";
+  std::string path = testing::TempDir() + "cli_test.toml";
   std::ofstream(path) << text;
   return path;
 }

@@ -1,0 +1,39 @@
+// The text to train on: a user's file, the Jargon File, or sentences made up where that cannot be had.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace sinkhorn {
+
+struct Corpus {
+  std::string text;
+  std::string name;  // for people: the path, or which default it is
+  std::string note;  // why this is not what was asked for, if so
+  /// Names the content, so that a resumed run can tell that its data changed.
+  std::string fingerprint() const;
+};
+
+/// Reads `path` (plain, gzip, or "-"); empty: the default text, from the file that SINKHORN_JARGON names or from
+/// Debian's jargon-text package, else made-up sentences, with the reason in `note`. Throws DataError for an empty or
+/// unreadable file.
+Corpus load_corpus(const std::string& path);
+
+/// Prose of the Jargon File: its lists of headwords and tables left out, ASCII throughout, without indents.
+std::string clean_jargon(const std::string& raw);
+/// About `bytes` bytes of English sentences from a small grammar, the same for the same seed.
+std::string made_up_sentences(std::size_t bytes, std::uint64_t seed);
+
+/// Tokens for training (the first 90 %) and for validation (the rest). Throws DataError, naming both numbers, if either
+/// part is shorter than one sequence and its next token.
+struct Split {
+  std::vector<std::int32_t> train, validation;
+};
+Split split_tokens(std::vector<std::int32_t> tokens, std::int64_t seq_len, const std::string& name);
+
+/// The duplicate task: `symbols` random tokens, a gap of one separator token repeated `gap` times, and the same symbols
+/// again; 2 * symbols + gap tokens. Symbols are 1 .. alphabet, the separator is 0.
+std::vector<std::int32_t> duplicate_sequence(std::int64_t symbols, std::int64_t gap, std::int32_t alphabet,
+                                             std::uint64_t seed);
+
+}  // namespace sinkhorn
