@@ -8,6 +8,14 @@ namespace ops {
 template <class F>
 struct Map;
 struct Softmax;
+struct Matmul;
+struct Linear;
+struct LayerNorm;
+struct Embedding;
+struct TopK;
+struct GatherBuckets;
+struct SortingMatrix;
+struct CrossEntropy;
 
 template <class... F>
 TypeList<Map<F>...> lift(TypeList<F...>);
@@ -16,6 +24,8 @@ TypeList<A..., B...> join(TypeList<A...>, TypeList<B...>);
 
 }  // namespace ops
 
-using AllOps = decltype(ops::join(ops::lift(maps::All{}), TypeList<ops::Softmax>{}));
+using AllOps = decltype(ops::join(
+    ops::lift(maps::All{}), TypeList<ops::Softmax, ops::Matmul, ops::Linear, ops::LayerNorm, ops::Embedding, ops::TopK,
+                                     ops::GatherBuckets, ops::SortingMatrix, ops::CrossEntropy>{}));
 
 }  // namespace sinkhorn

@@ -1,0 +1,52 @@
+#include "autograd/ops/layer_norm.h"
+
+namespace sinkhorn {
+namespace ops {
+
+Output LayerNorm::forward(Saved& save, Inputs in) const {
+  const Tensor &x = in[0], &gamma = in[1], &beta = in[2];
+  if (x.shape().rank() == 0) fail("layer_norm: needs a last axis, got shape ", x.shape());
+  const std::int64_t width = x.shape()[-1], rows = x.shape().product(0, x.shape().rank() - 1);
+  for (const Tensor* affine : {&gamma, &beta})
+    if (affine->shape() != Shape{width} || affine->dtype() != x.dtype())
+      fail("layer_norm: gamma and beta of x ", x.shape(), " ", x.dtype(), " must be ", Shape{width}, " ", x.dtype(),
+           ", got ", affine->shape(), " ", affine->dtype());
+  const Tensor y = x.like();
+  Tensor mean, rstd;
+  dispatch(x, [&]<class T>(auto space) {
+    using R = Real<T>;
+    mean = Tensor({rows}, dtype_of<R>, x.device());
+    rstd = mean.like();
+    kernels::LayerNorm<T>::forward(space, rows, width, R(eps), x.data<T>(), gamma.data<T>(), beta.data<T>(),
+                                   y.data<T>(), mean.data<R>(), rstd.data<R>());
+  });
+  save.tensors = {x, gamma, mean, rstd};
+  return y;
+}
+
+Tensors LayerNorm::backward(const Saved& saved, const Tensor& dy) const {
+  const Tensor &x = saved.tensors[0], &gamma = saved.tensors[1], &mean = saved.tensors[2], &rstd = saved.tensors[3];
+  const Tensor dx = x.like(), dgamma = gamma.like(), dbeta = gamma.like();
+  dispatch(x, [&]<class T>(auto space) {
+    using R = Real<T>;
+    kernels::LayerNorm<T>::backward(space, mean.count(), gamma.count(), x.data<T>(), gamma.data<T>(), mean.data<R>(),
+                                    rstd.data<R>(), dy.data<T>(), dx.data<T>(), dgamma.data<T>(), dbeta.data<T>());
+  });
+  return {dx, dgamma, dbeta};
+}
+
+std::vector<Case<LayerNorm>> LayerNorm::cases() {
+  auto inputs = [](Shape x) {
+    return [=](Draw& draw) { return Tensors{draw.uniform(x), draw.uniform({x[-1]}), draw.uniform({x[-1]})}; };
+  };
+  return {{"rows", {}, inputs({4, 5})},    {"deep", {}, inputs({2, 3, 4})},    {"one row", {}, inputs({1, 6})},
+          {"no rows", {}, inputs({0, 3})}, {"many rows", {}, inputs({70, 3})}, {"large eps", {0.5}, inputs({3, 4})}};
+}
+
+}  // namespace ops
+
+Var layer_norm(const Var& x, const Var& gamma, const Var& beta, double eps) {
+  return apply(ops::LayerNorm{eps}, {x, gamma, beta});
+}
+
+}  // namespace sinkhorn

@@ -1,0 +1,38 @@
+// Layer normalisation along the last axis (Ba et al. 2016).
+#pragma once
+#include "autograd/tape.h"
+
+namespace sinkhorn {
+namespace kernels {
+
+template <class T>
+struct LayerNorm {
+  /// x, y (rows, width); mean and the reciprocal of the deviation, rstd, per row.
+  static void forward(Cpu, std::int64_t rows, std::int64_t width, Real<T> eps, const T* x, const T* gamma,
+                      const T* beta, T* y, Real<T>* mean, Real<T>* rstd);
+  static void backward(Cpu, std::int64_t rows, std::int64_t width, const T* x, const T* gamma, const Real<T>* mean,
+                       const Real<T>* rstd, const T* dy, T* dx, T* dgamma, T* dbeta);
+};
+
+}  // namespace kernels
+
+namespace ops {
+
+/// y = gamma z + beta,  z = (x - mean) rstd,  rstd = 1 / sqrt(variance + eps), variance without Bessel's correction.
+/// With g = gamma dy:  dx = rstd (g - mean(g) - z mean(g z)),  dgamma = sum of dy z and dbeta = sum of dy over rows.
+struct LayerNorm {
+  static constexpr std::string_view name = "layer_norm";
+  Output forward(Saved& save, Inputs in) const;
+  Tensors backward(const Saved& saved, const Tensor& dy) const;
+  static std::vector<Case<LayerNorm>> cases();
+
+  double eps = 1e-5;
+};
+
+}  // namespace ops
+
+/// x (..., width), gamma and beta (width) -> the shape of x. Statistics in f32 or better. An Error if extents or dtypes
+/// differ.
+Var layer_norm(const Var& x, const Var& gamma, const Var& beta, double eps = 1e-5);
+
+}  // namespace sinkhorn

@@ -1,0 +1,154 @@
+#include "autograd/ops/matmul.h"
+
+namespace sinkhorn {
+namespace ops {
+namespace {
+
+// y = op(a) op(b) as products. Where b is shared and the rows of a follow one another, they are one tall product.
+kernels::Products products_of(const Shape& a, const Shape& b, bool transpose_a, bool transpose_b) {
+  kernels::Products p{.batch = a.product(0, a.rank() - 2),
+                      .m = a[transpose_a ? -1 : -2],
+                      .n = b[transpose_b ? -2 : -1],
+                      .k = a[transpose_a ? -2 : -1],
+                      .transpose_a = transpose_a,
+                      .transpose_b = transpose_b,
+                      .a_step = 0,
+                      .b_step = 0,
+                      .c_step = 0};
+  if (b.rank() == 2 && !transpose_a) {
+    p.m *= p.batch;
+    p.batch = 1;
+  }
+  p.a_step = p.m * p.k;
+  p.b_step = b.rank() == 2 ? 0 : p.k * p.n;
+  p.c_step = p.m * p.n;
+  return p;
+}
+
+void check(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose_b) {
+  if (a.dtype() != b.dtype()) fail("matmul: dtypes differ: lhs ", a.dtype(), ", rhs ", b.dtype());
+  const Shape &s = a.shape(), &t = b.shape();
+  if (s.rank() < 2 || t.rank() < 2) fail("matmul: needs two axes or more, got lhs ", s, " and rhs ", t);
+  if (s[transpose_a ? -2 : -1] != t[transpose_b ? -1 : -2])
+    fail("matmul: inner extents differ: lhs ", s, " has ", s[transpose_a ? -2 : -1],
+         transpose_a ? " rows (transposed)" : " columns", ", rhs ", t, " has ", t[transpose_b ? -1 : -2],
+         transpose_b ? " columns (transposed)" : " rows");
+  if (t.rank() != 2 && s.with(-2, 0).with(-1, 0) != t.with(-2, 0).with(-1, 0))
+    fail("matmul: leading axes differ: lhs ", s, ", rhs ", t, "; make them equal or give one matrix as rhs");
+}
+
+void multiply(const kernels::Products& products, const Tensor& a, const Tensor& b, const Tensor& c) {
+  dispatch(c, [&]<class T>(auto space) {
+    kernels::Matmul<T>::forward(space, products, a.data<T>(), b.data<T>(), c.data<T>());
+  });
+}
+
+}  // namespace
+
+Output Matmul::forward(Saved& save, Inputs in) const {
+  const Tensor &a = in[0], &b = in[1];
+  check(a, b, transpose_a, transpose_b);
+  const Shape rows = a.shape().with(-2, a.shape()[transpose_a ? -1 : -2]);
+  const Tensor y = a.like(rows.with(-1, b.shape()[transpose_b ? -2 : -1]));
+  multiply(products_of(a.shape(), b.shape(), transpose_a, transpose_b), a, b, y);
+  save.tensors = {save.wants[1] ? a : Tensor(), b};
+  return y;
+}
+
+// With A' = op(A), B' = op(B): dA' = dy B'^T and dB' = A'^T dy, each transposed once more where op transposes.
+Tensors Matmul::backward(const Saved& saved, const Tensor& dy) const {
+  const Tensor &a = saved.tensors[0], &b = saved.tensors[1];
+  const std::int64_t m = dy.shape()[-2], k = b.shape()[transpose_b ? -1 : -2];
+  const Shape a_shape = dy.shape().with(-2, transpose_a ? k : m).with(-1, transpose_a ? m : k);
+  const kernels::Products p = products_of(a_shape, b.shape(), transpose_a, transpose_b);
+  Tensor da, db;
+  if (saved.wants[0]) {
+    da = b.like(a_shape);
+    if (transpose_a) {
+      multiply({p.batch, p.k, p.m, p.n, transpose_b, true, p.b_step, p.c_step, p.a_step}, b, dy, da);
+    } else {
+      multiply({p.batch, p.m, p.k, p.n, false, !transpose_b, p.c_step, p.b_step, p.a_step}, dy, b, da);
+    }
+  }
+  if (saved.wants[1]) {
+    db = b.like();
+    if (transpose_b) {
+      multiply({p.batch, p.n, p.k, p.m, true, transpose_a, p.c_step, p.a_step, p.b_step}, dy, a, db);
+    } else {
+      multiply({p.batch, p.k, p.n, p.m, !transpose_a, false, p.a_step, p.c_step, p.b_step}, a, dy, db);
+    }
+  }
+  return {da, db};
+}
+
+std::vector<Case<Matmul>> Matmul::cases() {
+  auto inputs = [](Shape a, Shape b) { return [=](Draw& draw) { return Tensors{draw.uniform(a), draw.uniform(b)}; }; };
+  return {{"matrices", {}, inputs({3, 4}, {4, 5})},
+          {"batched", {}, inputs({2, 3, 2, 4}, {2, 3, 4, 3})},
+          {"lhs transposed", {true, false}, inputs({2, 4, 3}, {2, 4, 5})},
+          {"rhs transposed", {false, true}, inputs({2, 3, 4}, {2, 5, 4})},
+          {"both transposed", {true, true}, inputs({2, 4, 3}, {2, 5, 4})},
+          {"shared rhs", {}, inputs({2, 3, 4}, {4, 5})},
+          {"shared rhs, both transposed", {true, true}, inputs({2, 4, 3}, {5, 4})},
+          {"shared rhs, lhs transposed", {true, false}, inputs({2, 4, 3}, {4, 5})},
+          {"one row, one column", {}, inputs({1, 1}, {1, 1})},
+          {"rhs constant", {false, true}, inputs({2, 3, 4}, {2, 5, 4}), {1}},
+          {"lhs constant", {false, true}, inputs({2, 3, 4}, {2, 5, 4}), {0}}};
+}
+
+Output Linear::forward(Saved& save, Inputs in) const {
+  const Tensor &x = in[0], &weight = in[1], &bias = in[2];
+  if (x.shape().rank() < 1 || weight.shape().rank() != 2)
+    fail("linear: needs x (..., in) and weight (out, in), got ", x.shape(), " and ", weight.shape());
+  const std::int64_t out = weight.shape()[0], width = weight.shape()[1];
+  if (x.shape()[-1] != width)
+    fail("linear: x ", x.shape(), " has ", x.shape()[-1], " columns, weight ", weight.shape(), " takes ", width);
+  if (bias && bias.shape() != Shape{out})
+    fail("linear: bias ", bias.shape(), " does not fit weight ", weight.shape(), "; expected ", Shape{out});
+  if (x.dtype() != weight.dtype() || (bias && bias.dtype() != x.dtype()))
+    fail("linear: dtypes differ: x ", x.dtype(), ", weight ", weight.dtype(), ", bias ",
+         bias ? bias.dtype() : x.dtype());
+  const Tensor y = x.like(x.shape().with(-1, out));
+  dispatch(x, [&]<class T>(auto space) {
+    kernels::Linear<T>::forward(space, x.shape().product(0, x.shape().rank() - 1), width, out, x.data<T>(),
+                                weight.data<T>(), bias ? bias.data<T>() : nullptr, y.data<T>());
+  });
+  save.tensors = {save.wants[1] ? x : Tensor(), weight};
+  return y;
+}
+
+Tensors Linear::backward(const Saved& saved, const Tensor& dy) const {
+  const Tensor &x = saved.tensors[0], &weight = saved.tensors[1];
+  const std::int64_t out = weight.shape()[0], width = weight.shape()[1];
+  Tensor dx, dweight, dbias;
+  if (saved.wants[0]) dx = dy.like(dy.shape().with(-1, width));
+  if (saved.wants[1]) dweight = weight.like();
+  if (saved.wants[2]) dbias = dy.like({out});
+  dispatch(dy, [&]<class T>(auto space) {
+    auto data = [](const Tensor& t) { return t ? t.data<T>() : nullptr; };
+    kernels::Linear<T>::backward(space, dy.shape().product(0, dy.shape().rank() - 1), width, out, data(x),
+                                 weight.data<T>(), dy.data<T>(), data(dx), data(dweight), data(dbias));
+  });
+  return {dx, dweight, dbias};
+}
+
+std::vector<Case<Linear>> Linear::cases() {
+  auto inputs = [](Shape x, std::int64_t out, bool bias) {
+    return [=](Draw& draw) {
+      return Tensors{draw.uniform(x), draw.uniform({out, x[-1]}), bias ? draw.uniform({out}) : Tensor()};
+    };
+  };
+  return {{"matrix", {}, inputs({5, 3}, 4, true)},  {"no bias", {}, inputs({2, 3, 4}, 2, false)},
+          {"one row", {}, inputs({1, 3}, 2, true)}, {"no rows", {}, inputs({0, 3}, 2, true)},
+          {"a vector", {}, inputs({3}, 2, true)},   {"x constant", {}, inputs({5, 3}, 4, true), {0}}};
+}
+
+}  // namespace ops
+
+Var matmul(const Var& a, const Var& b, bool transpose_a, bool transpose_b) {
+  return apply(ops::Matmul{transpose_a, transpose_b}, {a, b});
+}
+
+Var linear(const Var& x, const Var& weight, const Var& bias) { return apply(ops::Linear{}, {x, weight, bias}); }
+
+}  // namespace sinkhorn
