@@ -8,6 +8,8 @@ namespace ops {
 template <class F>
 struct Map;
 struct Softmax;
+struct LogSoftmax;
+struct LogSumExp;
 struct Matmul;
 struct Linear;
 struct LayerNorm;
@@ -25,7 +27,8 @@ TypeList<A..., B...> join(TypeList<A...>, TypeList<B...>);
 }  // namespace ops
 
 using AllOps = decltype(ops::join(
-    ops::lift(maps::All{}), TypeList<ops::Softmax, ops::Matmul, ops::Linear, ops::LayerNorm, ops::Embedding, ops::TopK,
-                                     ops::GatherBuckets, ops::SortingMatrix, ops::CrossEntropy>{}));
+    ops::lift(maps::All{}),
+    TypeList<ops::Softmax, ops::LogSoftmax, ops::LogSumExp, ops::Matmul, ops::Linear, ops::LayerNorm, ops::Embedding,
+             ops::TopK, ops::GatherBuckets, ops::SortingMatrix, ops::CrossEntropy>{}));
 
 }  // namespace sinkhorn

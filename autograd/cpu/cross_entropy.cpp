@@ -1,8 +1,5 @@
 #include "autograd/ops/cross_entropy.h"
 
-#include <cmath>
-#include <limits>
-
 #include "autograd/cpu/reduce.h"
 
 namespace sinkhorn::kernels {
@@ -16,13 +13,13 @@ void CrossEntropy<T>::forward(Cpu, Rows rows, const Targets& targets, const T* l
       fail("cross_entropy: target ", targets.ids[r], " is outside ", rows.width, " classes");
   double sums[2];  // loss and count
   cpu::sum_over_rows(rows.count, 2, rows.width, sums, [=](std::int64_t begin, std::int64_t end, double* partial) {
+    std::vector<R> row(std::size_t(rows.width));
     for (std::int64_t r = begin; r < end; ++r) {
       if (!targets.counts(r)) continue;
       const T* x = logits + r * rows.width;
-      const R largest =
-          cpu::row_max(rows.width, -std::numeric_limits<R>::infinity(), [=](std::int64_t i) { return R(x[i]); });
-      const R sum = cpu::row_sum<R>(rows.width, [=](std::int64_t i) { return std::exp(R(x[i]) - largest); });
-      log_sum_exp[r] = largest + std::log(sum);
+      std::copy_n(x, rows.width, row.begin());
+      const auto [shift, sum] = cpu::exponentials(rows.width, row.data());
+      log_sum_exp[r] = shift + std::log(sum);
       partial[0] += log_sum_exp[r] - R(x[targets.ids[r]]);
       partial[1] += 1;
     }

@@ -1,7 +1,9 @@
 // Reductions whose order follows from the shape alone: along a row in vector lanes, over rows in fixed chunks.
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "autograd/parallel.h"
 #include "autograd/tensor.h"
@@ -27,6 +29,21 @@ R row_max(std::int64_t n, R least, Term term) {
     least = x > least ? x : least;
   }
   return least;
+}
+
+/// What the exponentials of a row were taken against, and their sum: 0 if the row is empty or -inf throughout.
+template <class R>
+struct Exponentials {
+  R shift, sum;
+};
+
+/// Turns a row y into exp((y - shift) / temperature), shift = max y, so that nothing overflows. -inf becomes 0.
+template <class R>
+Exponentials<R> exponentials(std::int64_t n, R* y, R temperature = 1) {
+  const R largest = row_max(n, -std::numeric_limits<R>::infinity(), [=](std::int64_t i) { return y[i]; });
+  const R shift = std::isinf(largest) && largest < 0 ? R(0) : largest;
+  for (std::int64_t i = 0; i < n; ++i) y[i] = std::exp((y[i] - shift) / temperature);
+  return {shift, row_sum<R>(n, [=](std::int64_t i) { return y[i]; })};
 }
 
 /// Sums `width` quantities over `rows` rows into `sums`; a row touches about `work` elements. body(begin, end, partial)

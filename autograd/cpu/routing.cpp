@@ -1,8 +1,5 @@
 #include "autograd/ops/routing.h"
 
-#include <cmath>
-#include <limits>
-
 #include "autograd/cpu/reduce.h"
 
 namespace sinkhorn::kernels {
@@ -12,19 +9,6 @@ void check_picks(std::string_view name, std::int64_t count, const std::int32_t* 
   for (std::int64_t i = 0; i < count; ++i)
     if (picks[i] < -1 || picks[i] >= end)
       fail(name, ": pick ", picks[i], " is neither -1 nor one of ", end, " columns");
-}
-
-// Turns the entries left, y, into p = exp((y - max) / temperature), and returns the sum of p. -inf is 0 in p.
-template <class R>
-R exponentials(std::int64_t width, R temperature, const R* y, R* p) {
-  constexpr R kNone = -std::numeric_limits<R>::infinity();
-  const R largest = cpu::row_max(width, kNone, [=](std::int64_t i) { return y[i]; });
-  if (largest == kNone) {
-    std::fill_n(p, width, R(0));
-    return 0;
-  }
-  for (std::int64_t i = 0; i < width; ++i) p[i] = std::exp((y[i] - largest) / temperature);
-  return cpu::row_sum<R>(width, [=](std::int64_t i) { return p[i]; });
 }
 
 // The lowest column with the largest entry; -1 if all are -inf.
@@ -57,7 +41,8 @@ void TopK<T>::forward(Cpu, Rows rows, std::int64_t n, Real<T> temperature, const
         picks[k] = pick;
         weights[k] = R(0);
         if (pick < 0) continue;
-        const R sum = exponentials(rows.width, temperature, y.data(), p.data());
+        std::copy(y.begin(), y.end(), p.begin());
+        const R sum = cpu::exponentials(rows.width, p.data(), temperature).sum;
         if (sum != 0) weights[k] = p[pick] / sum;  // only a replayed pick can meet a row with nothing left
         y[pick] = -std::numeric_limits<R>::infinity();
       }
@@ -77,7 +62,8 @@ void TopK<T>::backward(Cpu, Rows rows, std::int64_t n, Real<T> temperature, cons
       for (std::int64_t k = r * n; k < (r + 1) * n; ++k) {
         const std::int32_t pick = picks[k];
         if (pick < 0) continue;
-        const R sum = exponentials(rows.width, temperature, y.data(), p.data());
+        std::copy(y.begin(), y.end(), p.begin());
+        const R sum = cpu::exponentials(rows.width, p.data(), temperature).sum;
         y[pick] = -std::numeric_limits<R>::infinity();
         if (sum == 0) continue;
         const R scale = R(dweights[k]) * (p[pick] / sum) / temperature;

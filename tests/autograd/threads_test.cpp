@@ -43,6 +43,8 @@ std::vector<Subject> subjects() {
       {"linear", {{2500, 128}, {384, 128}, {384}}, [](auto x) { return linear(x[0], x[1], x[2]); }},
       {"layer_norm", {{3000, 65}, {65}, {65}}, [](auto x) { return layer_norm(x[0], x[1], x[2]); }},
       {"softmax", {{3000, 65}}, [=](auto x) { return softmax(x[0], allowed); }},
+      {"log_softmax", {{3000, 65}}, [](auto x) { return log_softmax(x[0]); }},
+      {"log_sum_exp", {{3000, 65}}, [=](auto x) { return log_sum_exp(x[0], allowed); }},
       {"embedding", {{50, 100}}, [=](auto x) { return embedding(x[0], ids); }},
       {"top_k", {{3000, 30}}, [](auto x) { return top_k(x[0], 3, 0.75).weights; }},
       {"gather_buckets", {{3, 20, 50, 90}, {3, 40, 2}}, [=](auto x) { return gather_buckets(x[0], x[1], picks); }},
