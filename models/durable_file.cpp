@@ -135,8 +135,9 @@ void make_folder_durably(const fs::path& folder, FileSystem& files) {
     made = files.mkdir(clean.string());
   }
   if (made != 0 && errno != EEXIST) fail_file("create folder", folder, errno);
-  // A folder that exists may come from a run that ended before this sync; its parent need not be ours to open.
-  if (sync_folder(parent, files) != 0 && made == 0) fail_file("sync the folder above", folder, errno);
+  // Also for a folder that exists: its maker may have died before this sync. Only then its parent may be closed to us.
+  if (sync_folder(parent, files) != 0 && (made == 0 || errno != EACCES))
+    fail_file("sync the folder above", folder, errno);
 }
 
 bool is_temporary(const std::string& name, const std::string& extension) {

@@ -28,6 +28,7 @@ std::string raw(const std::string& header, const std::string& data = "") {
 
 /// A view of the bytes, which must outlive it.
 File parsed(const std::string& bytes) { return parse(std::as_bytes(std::span(bytes)), "x.safetensors"); }
+File parsed(std::string&&) = delete;
 
 /// The message with which the reader refuses these bytes; "" if it accepts them.
 std::string refusal(const std::string& bytes) {
@@ -167,7 +168,7 @@ TEST(Safetensors, AcceptsWhatTheFormatAllows) {
   const std::string bytes = raw("{" + tensor("b", "U8", "[]", "[0,1]") + "," + tensor("z", "F64", "[3,0]", "[1,1]") +
                                     "," + tensor("a", "I16", "[1,1,1,1,1,1]", "[1,3]") + "}",
                                 "\x05\xFE\xFF");
-  const File file = parsed(bytes);  // a view of the bytes
+  const File file = parsed(bytes);
   EXPECT_EQ(as_i64(file, file.require("b")), std::vector<std::int64_t>{5});
   EXPECT_EQ(as_i64(file, file.require("a")), std::vector<std::int64_t>{-2});
   EXPECT_EQ(file.require("a").shape.size(), max_rank);
