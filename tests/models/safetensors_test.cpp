@@ -76,6 +76,14 @@ TEST(Safetensors, ReadsWhatItWrote) {
     EXPECT_EQ(reinterpret_cast<std::uintptr_t>(file.bytes(entry).data()) % type_size(entry.type), 0u) << entry.name;
 }
 
+TEST(Safetensors, DataBeginsAtAMultipleOfEightBytes) {
+  TemporaryFolder folder;
+  for (std::size_t length = 0; length < 9; ++length) {
+    write(folder.path / "a", {{"key", std::string(length, 'x')}}, {});
+    EXPECT_EQ(std::filesystem::file_size(folder.path / "a") % 8, 0u);
+  }
+}
+
 TEST(Safetensors, EveryRuleHasItsOwnMessage) {
   const std::string eight(8, '\0');
   const std::string good = tensor("a", "F32", "[2]", "[0,8]");
@@ -239,11 +247,18 @@ TEST(Safetensors, WriterRefusesWhatNoReaderAccepts) {
 
 TEST(Safetensors, OnlyRegularFilesAreRead) {
   TemporaryFolder folder;
-  EXPECT_THROW(read(folder.path), DataError);
-  EXPECT_THROW(read(folder.path / "absent"), DataError);
-  EXPECT_THROW(read("/dev/zero"), DataError);
-  ASSERT_EQ(mkfifo((folder.path / "pipe").c_str(), 0600), 0);
-  EXPECT_THROW(read(folder.path / "pipe"), DataError);  // and does not wait for a writer
+  ASSERT_EQ(mkfifo((folder.path / "pipe").c_str(), 0600), 0);  // must not make us wait for a writer
+  const auto refused = [](const std::filesystem::path& path, const std::string& words) {
+    try {
+      read(path);
+      ADD_FAILURE() << path;
+    } catch (const DataError& error) {
+      EXPECT_NE(std::string(error.what()).find(words), std::string::npos) << error.what();
+    }
+  };
+  refused(folder.path / "absent", "No such file or directory");
+  for (const auto& path : {folder.path, folder.path / "pipe", std::filesystem::path("/dev/zero")})
+    refused(path, "is not a file; give the path of");
 }
 
 TEST(Safetensors, AnyFlippedBitIsFound) {
@@ -265,8 +280,37 @@ TEST(Safetensors, AnyFlippedBitIsFound) {
     EXPECT_THROW(verify(parsed(bytes)), DataError) << "bit " << bit % 8 << " of byte " << bit / 8;
     bytes[bit / 8] = static_cast<char>(bytes[bit / 8] ^ 1 << bit % 8);
   }
-  write(path, {{"step", "77"}}, items);
-  EXPECT_THROW(verify(read(path)), DataError);  // no digests
+}
+
+TEST(Safetensors, DigestsCoverEveryTensorAndItsShape) {
+  TemporaryFolder folder;
+  const std::vector<float> values = {1, 2, 3, 4};
+  const Item square = {"a", Type::F32, {2, 2}, bytes_of(values)}, flat = {"a", Type::F32, {4}, bytes_of(values)};
+  const Item other = {"b", Type::F32, {4}, bytes_of(values)};
+  const auto refusal_of = [&](const Metadata& metadata, const std::vector<Item>& items) -> std::string {
+    const auto path = folder.path / "a.safetensors";
+    write(path, metadata, items);
+    try {
+      verify(read(path));
+    } catch (const DataError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  const auto refused = [&](const std::string& words, const Metadata& metadata, const std::vector<Item>& items) {
+    const std::string message = refusal_of(metadata, items);
+    EXPECT_NE(message.find(words), message.npos) << message;
+  };
+  const std::vector<Item> both = {square, other}, one = {square};
+  EXPECT_EQ(refusal_of(with_digests({}, both), both), "");
+  EXPECT_EQ(refusal_of(with_digests({}, {}), {}), "");
+  refused("the metadata has no digest", {}, both);
+  refused("tensor 'b' has no digest", with_digests({}, one), both);
+  refused("tensor 'b' is missing", with_digests({}, both), one);
+  refused("tensor 'a' does not match its digest", with_digests({}, one), {flat});
+  Metadata changed = with_digests({{"step", "1"}}, one);
+  changed["step"] = "2";
+  refused("the metadata does not match its digest", changed, one);
 }
 
 TEST(Safetensors, ReadsTheReferenceFiles) {
