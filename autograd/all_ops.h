@@ -7,6 +7,23 @@ namespace ops {
 
 template <class F>
 struct Map;
+struct Scale;
+struct Add;
+struct Mul;
+struct MaskFill;
+struct Dropout;
+struct GatedGelu;
+struct Cast;
+struct Reshape;
+struct Permute;
+struct BroadcastTo;
+struct Slice;
+struct Pad;
+struct Concat;
+struct Rotate;
+struct Sum;
+struct Max;
+struct CumulativeMean;
 struct Softmax;
 struct LogSoftmax;
 struct LogSumExp;
@@ -26,9 +43,15 @@ TypeList<A..., B...> join(TypeList<A...>, TypeList<B...>);
 
 }  // namespace ops
 
+// One line per header. (The empty comments keep the lines apart.)
 using AllOps = decltype(ops::join(
     ops::lift(maps::All{}),
-    TypeList<ops::Softmax, ops::LogSoftmax, ops::LogSumExp, ops::Matmul, ops::Linear, ops::LayerNorm, ops::Embedding,
-             ops::TopK, ops::GatherBuckets, ops::SortingMatrix, ops::CrossEntropy>{}));
+    TypeList<ops::Scale, ops::Add, ops::Mul, ops::MaskFill, ops::Dropout, ops::GatedGelu, ops::Cast,        //
+             ops::Reshape, ops::Permute, ops::BroadcastTo, ops::Slice, ops::Pad, ops::Concat, ops::Rotate,  //
+             ops::Sum, ops::Max, ops::CumulativeMean,                                                       //
+             ops::Softmax, ops::LogSoftmax, ops::LogSumExp,                                                 //
+             ops::Matmul, ops::Linear, ops::LayerNorm, ops::Embedding,                                      //
+             ops::TopK, ops::GatherBuckets, ops::SortingMatrix,                                             //
+             ops::CrossEntropy>{}));
 
 }  // namespace sinkhorn

@@ -8,12 +8,18 @@ namespace sinkhorn {
 struct Cpu {};
 struct Cuda {};
 
+/// Calls `kernel(space)` by the device of `like`, for kernels that move bytes whatever they mean.
+template <class Kernel>
+void dispatch_device(const Tensor& like, Kernel kernel) {
+  if (like.device() != Device::cpu)
+    fail<DeviceError>("dispatch: no kernels for device ", like.device(), " in this build");
+  kernel(Cpu{});
+}
+
 namespace detail {
 template <class T, class Kernel>
 void on_device(const Tensor& like, Kernel& kernel) {
-  if (like.device() != Device::cpu)
-    fail<DeviceError>("dispatch: no kernels for device ", like.device(), " in this build");
-  kernel.template operator()<T>(Cpu{});
+  dispatch_device(like, [&](auto space) { kernel.template operator()<T>(space); });
 }
 }  // namespace detail
 

@@ -27,7 +27,8 @@ struct Parameter {
 /// What one node keeps between forward and backward, and which inputs backward must serve.
 struct Saved {
   Tensors tensors;
-  std::vector<bool> wants;  // wants[k]: input k is differentiated; the flows of the others may be empty
+  std::vector<bool> wants;         // wants[k]: input k is differentiated; the flows of the others may be empty
+  std::vector<Shape> shapes = {};  // of inputs whose elements backward does not need
 };
 
 /// What an op computes: one differentiable tensor and any number of others (indices, a log-sum-exp).
