@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <cstdlib>
-#include <filesystem>
 #include <fstream>
 #include <ostream>
 #include <string>
@@ -14,6 +13,7 @@
 
 #include "build_info.h"
 #include "cuda/device.h"
+#include "tools/corpus.h"
 
 namespace sinkhorn {
 namespace {
@@ -75,13 +75,9 @@ int doctor(std::ostream& out) {
   }
   line("training", "on the CPU: in this version no operation runs on a GPU");
 
-  const char* provided = std::getenv("SINKHORN_JARGON");
-  const std::string text = provided ? provided : "/usr/share/doc/jargon-text/jargon.txt.gz";
-  std::error_code ignored;
-  const bool readable = std::filesystem::is_regular_file(text, ignored);
-  line("text", readable ? text : text + " is not there: training without --data uses a synthetic text");
-  if (!readable)
-    missing.push_back("the default text: apt-get install jargon-text, or set SINKHORN_JARGON to a jargon.txt.gz");
+  const Corpus text = load_corpus("");
+  line("text", text.name);
+  if (!text.note.empty()) missing.push_back("the default text: " + text.note);
 
   line("terminal", terminal());
   for (const std::string& what : missing) line("missing", what);
