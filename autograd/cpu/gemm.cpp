@@ -64,27 +64,33 @@ std::vector<float> widened(const bf16* x, std::int64_t rows, std::int64_t column
 
 }  // namespace
 
-// Row i of C gathers alpha A(i, p) times row p of op(B), for 128 p at a time, so that these rows of B stay in the
-// cache.
+// Row i of C gathers alpha A(i, p) times row p of op(B): four p in one sweep over the row of C, and 128 p for all rows
+// of C before the next, so that these rows of B stay in the cache.
 template <class T>
 void gemm_plain(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k, T alpha, const T* a,
                 std::int64_t lda, const T* b, std::int64_t ldb, T beta, T* c, std::int64_t ldc) {
-  constexpr std::int64_t kDepth = 128;
+  constexpr std::int64_t kDepth = 128, kSweep = 4, kLine = 16;
   for (std::int64_t i = 0; i < m; ++i)
     for (std::int64_t j = 0; j < n; ++j) c[i * ldc + j] = beta == 0 ? T(0) : beta * c[i * ldc + j];
   std::vector<T> turned(transpose_b ? std::size_t(kDepth * n) : 0);
   for (std::int64_t p0 = 0; p0 < k; p0 += kDepth) {
-    const std::int64_t depth = std::min(kDepth, k - p0);
+    const std::int64_t depth = std::min(kDepth, k - p0), step = transpose_b ? n : ldb;
     if (transpose_b)
-      for (std::int64_t j = 0; j < n; ++j)
-        for (std::int64_t p = 0; p < depth; ++p) turned[p * n + j] = b[j * ldb + p0 + p];
-    const T* rows_of_b = transpose_b ? turned.data() : b + p0 * ldb;
-    const std::int64_t distance = transpose_b ? n : ldb;
+      for (std::int64_t j0 = 0; j0 < n; j0 += kLine)
+        for (std::int64_t p = 0; p < depth; ++p)
+          for (std::int64_t j = j0; j < std::min(n, j0 + kLine); ++j) turned[p * n + j] = b[j * ldb + p0 + p];
+    const T* const rows = transpose_b ? turned.data() : b + p0 * ldb;
     for (std::int64_t i = 0; i < m; ++i) {
-      for (std::int64_t p = 0; p < depth; ++p) {
-        const T factor = alpha * (transpose_a ? a[(p0 + p) * lda + i] : a[i * lda + p0 + p]);
-        for (std::int64_t j = 0; j < n; ++j) c[i * ldc + j] += factor * rows_of_b[p * distance + j];
+      T* const sum = c + i * ldc;
+      auto factor = [=](std::int64_t p) { return alpha * (transpose_a ? a[(p0 + p) * lda + i] : a[i * lda + p0 + p]); };
+      std::int64_t p = 0;
+      for (; p + kSweep <= depth; p += kSweep) {
+        const T f0 = factor(p), f1 = factor(p + 1), f2 = factor(p + 2), f3 = factor(p + 3);
+        const T *b0 = rows + p * step, *b1 = b0 + step, *b2 = b1 + step, *b3 = b2 + step;
+        for (std::int64_t j = 0; j < n; ++j) sum[j] += f0 * b0[j] + f1 * b1[j] + f2 * b2[j] + f3 * b3[j];
       }
+      for (; p < depth; ++p)
+        for (std::int64_t j = 0; j < n; ++j) sum[j] += factor(p) * rows[p * step + j];
     }
   }
 }
