@@ -42,9 +42,9 @@ void CrossEntropy<T>::backward(Cpu, Rows rows, const Targets& targets, const T* 
         continue;
       }
       const R shift = log_sum_exp[r];
-      for (std::int64_t i = 0; i < rows.width; ++i) dx[i] = std::exp(R(x[i]) - shift) * scale;
+      for (std::int64_t i = 0; i < rows.width; ++i) dx[i] = math::exp(R(x[i]) - shift) * scale;
       const std::int32_t target = targets.ids[r];
-      dx[target] = (std::exp(R(x[target]) - shift) - 1) * scale;
+      dx[target] = (math::exp(R(x[target]) - shift) - 1) * scale;
     }
   });
 }

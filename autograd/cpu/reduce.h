@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "autograd/cpu/vector_math.h"
 #include "autograd/parallel.h"
 #include "autograd/tensor.h"
 
@@ -42,7 +43,7 @@ template <class R>
 Exponentials<R> exponentials(std::int64_t n, R* y, R temperature = 1) {
   const R largest = row_max(n, -std::numeric_limits<R>::infinity(), [=](std::int64_t i) { return y[i]; });
   const R shift = std::isinf(largest) && largest < 0 ? R(0) : largest;
-  for (std::int64_t i = 0; i < n; ++i) y[i] = std::exp((y[i] - shift) / temperature);
+  for (std::int64_t i = 0; i < n; ++i) y[i] = math::exp((y[i] - shift) / temperature);
   return {shift, row_sum<R>(n, [=](std::int64_t i) { return y[i]; })};
 }
 

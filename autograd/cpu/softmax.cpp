@@ -64,7 +64,7 @@ void LogSoftmax<T>::backward(Cpu, Rows rows, const T* y, const T* dy, T* dx) {
   parallel_for(rows.count, grain_for(rows.width), [=](std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin * rows.width; r < end * rows.width; r += rows.width) {
       const R sum = cpu::row_sum<R>(rows.width, [=](std::int64_t i) { return R(dy[r + i]); });
-      for (std::int64_t i = r; i < r + rows.width; ++i) dx[i] = R(dy[i]) - std::exp(R(y[i])) * sum;
+      for (std::int64_t i = r; i < r + rows.width; ++i) dx[i] = R(dy[i]) - math::exp(R(y[i])) * sum;
     }
   });
 }
