@@ -35,6 +35,9 @@ struct TopK;
 struct GatherBuckets;
 struct SortingMatrix;
 struct CrossEntropy;
+struct BucketSummary;
+struct BucketedAttention;
+struct ReversibleChain;
 
 template <class... F>
 TypeList<Map<F>...> lift(TypeList<F...>);
@@ -52,6 +55,7 @@ using AllOps = decltype(ops::join(
              ops::Softmax, ops::LogSoftmax, ops::LogSumExp,                                                 //
              ops::Matmul, ops::Linear, ops::LayerNorm, ops::Embedding,                                      //
              ops::TopK, ops::GatherBuckets, ops::SortingMatrix,                                             //
-             ops::CrossEntropy>{}));
+             ops::CrossEntropy,                                                                             //
+             ops::BucketSummary, ops::BucketedAttention, ops::ReversibleChain>{}));
 
 }  // namespace sinkhorn

@@ -36,10 +36,15 @@ struct RandomBits {
     return philox({std::uint32_t(i >> 2), std::uint32_t(i >> 34), step, 0}, std::uint32_t(key),
                   std::uint32_t(key >> 32))[i & 3];
   }
-  /// Element `i`, uniform in the open interval (0, 1): 23 bits and a half, so that neither end is ever reached in f32.
+  /// A word as a number uniform in the open interval (0, 1): 23 bits and a half, so that neither end is reached in f32.
+  template <class T = float>
+  SINKHORN_HD static constexpr T to_uniform(std::uint32_t word) {
+    return (T(word >> 9) + T(0.5)) / T(8388608);
+  }
+  /// Element `i` as such a number.
   template <class T = float>
   SINKHORN_HD constexpr T uniform(std::uint64_t i) const {
-    return (T(word(i) >> 9) + T(0.5)) / T(8388608);
+    return to_uniform<T>(word(i));
   }
 };
 

@@ -21,7 +21,8 @@ class Gradients;
 /// A tensor that training changes. `gradient`, if there, is its slice of a flat gradient buffer.
 struct Parameter {
   Tensor value;
-  Tensor gradient;
+  Tensor gradient = {};
+  bool decays = false;  // takes weight decay: matrices do; norms, biases and embeddings do not
 };
 
 /// What one node keeps between forward and backward, and which inputs backward must serve.

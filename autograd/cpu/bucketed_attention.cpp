@@ -1,0 +1,318 @@
+#include "autograd/ops/bucketed_attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "autograd/cpu/gemm.h"
+#include "autograd/cpu/random_words.h"
+#include "autograd/cpu/vector_math.h"
+#include "autograd/parallel.h"
+
+namespace sinkhorn::kernels {
+namespace {
+
+// A stretch of `bucket` key columns that a query bucket looks at.
+struct Block {
+  enum Kind { closed, null, earlier, own } kind;
+  std::int64_t begin;   // first slot of its keys; of no meaning for null, whose one key stands in every column
+  std::int64_t choice;  // place of its weight in (B, h, N, n); -1: weight 1
+};
+
+// One head of one sequence. Its rows are brought into the order in which the head sees them and into the type of
+// computation once; then every block of keys is a contiguous matrix. The scores of one query bucket live in `tile`:
+// (bucket, blocks * bucket).
+template <class T>
+class Head {
+ public:
+  using R = Real<T>;
+  using Rows = std::vector<R>;
+  using Arguments = typename BucketedAttention<T>::Arguments;
+  using Flows = typename BucketedAttention<T>::Flows;
+
+  Head(const Arguments& in, std::int64_t sequence, std::int64_t head)
+      : in_(in),
+        s_(in.shape),
+        b_(s_.bucket),
+        d_(s_.width),
+        sequence_(sequence),
+        head_(head),
+        is_local_(head < s_.local),
+        sorting_head_(head - s_.local),
+        shift_(is_local_ ? 0 : s_.shift(sorting_head_)),
+        columns_(b_ * (is_local_ ? 2 : s_.n_top + 1)),
+        q_(load(in.q, 1, 0)),
+        k_(load(in.kv, 2, 0)),
+        v_(load(in.kv, 2, 1)) {
+    for (R& x : q_) x *= scale();
+    if (!is_local_) {
+      null_key_.assign(in.null_keys + sorting_head_ * d_, in.null_keys + (sorting_head_ + 1) * d_);
+      null_value_.assign(in.null_values + sorting_head_ * d_, in.null_values + (sorting_head_ + 1) * d_);
+    }
+  }
+
+  void forward(T* y, R* log_sum_exp) {
+    Rows out(q_.size()), tile(b_ * columns_);
+    for (std::int64_t u = 0; u < s_.buckets(); ++u) {
+      choose(u);
+      products(&q_[u * b_ * d_], k_, null_key_, tile);
+      weigh_and_close(u, tile);
+      for (std::int64_t i = 0; i < b_; ++i) log_sum_exp[u * b_ + i] = softmax(&tile[i * columns_]);
+      drop(u, tile);
+      for (std::size_t c = 0; c < blocks_.size(); ++c)
+        accumulate(weight(c), &tile[c * b_], v_, null_value_, blocks_[c], &out[u * b_ * d_]);
+    }
+    store(out, y, 1, 0);
+  }
+
+  // Writes this head's parts of dq, dkv and dweights, and its share of the null gradients, one row each.
+  void backward(const R* log_sum_exp, const T* dy, const Flows& d, R* d_null_key, R* d_null_value) {
+    const Rows dy_rows = load(dy, 1, 0);
+    Rows dq(q_.size()), dk(q_.size()), dv(q_.size());
+    Rows qk(b_ * columns_), dyv(qk.size()), p(qk.size()), ds(qk.size());
+    for (std::int64_t u = 0; u < s_.buckets(); ++u) {
+      const R *q = &q_[u * b_ * d_], *dy_u = &dy_rows[u * b_ * d_];
+      choose(u);
+      products(q, k_, null_key_, qk);
+      products(dy_u, v_, null_value_, dyv);
+      p = qk;
+      weigh_and_close(u, p);
+      for (std::int64_t i = 0; i < b_; ++i) exponentiate(&p[i * columns_], log_sum_exp[u * b_ + i]);
+      ds = p;
+      drop(u, p);  // p: as it multiplies the values; ds: as softmax left it
+      for (std::int64_t i = 0; i < b_; ++i) score_gradient(&ds[i * columns_], &p[i * columns_], &dyv[i * columns_]);
+      for (std::size_t c = 0; c < blocks_.size(); ++c) {
+        const Block& block = blocks_[c];
+        const std::int64_t at = c * b_;
+        if (block.choice >= 0) d.weights[block.choice] = tile_dot(ds, qk, at) + tile_dot(p, dyv, at);
+        if (block.kind == Block::closed) continue;
+        const R w = weight(c);
+        accumulate(w, &ds[at], k_, null_key_, block, &dq[u * b_ * d_]);
+        scatter(w, &ds[at], q, block, dk, d_null_key);
+        scatter(w, &p[at], dy_u, block, dv, d_null_value);
+      }
+    }
+    for (R& x : dq) x *= scale();
+    store(dq, d.q, 1, 0);
+    store(dk, d.kv, 2, 0);
+    store(dv, d.kv, 2, 1);
+  }
+
+ private:
+  R scale() const { return 1 / std::sqrt(R(d_)); }
+  R weight(std::size_t c) const { return blocks_[c].choice < 0 ? R(1) : R(in_.weights[blocks_[c].choice]); }
+
+  std::int64_t position(std::int64_t slot) const {
+    const std::int64_t rotated = slot + shift_;
+    return rotated < s_.length ? rotated : rotated - s_.length;
+  }
+  bool is_real(std::int64_t slot) const { return in_.mask[sequence_ * s_.length + position(slot)]; }
+
+  // The row of a slot in a tensor (B, T, parts, H, d).
+  std::int64_t row(std::int64_t slot, std::int64_t parts, std::int64_t part) const {
+    return (((sequence_ * s_.length + position(slot)) * parts + part) * s_.heads + head_) * d_;
+  }
+  Rows load(const T* x, std::int64_t parts, std::int64_t part) const {
+    Rows rows(s_.length * d_);
+    for (std::int64_t slot = 0; slot < s_.length; ++slot) {
+      const T* from = x + row(slot, parts, part);
+      std::copy(from, from + d_, &rows[slot * d_]);
+    }
+    return rows;
+  }
+  void store(const Rows& rows, T* x, std::int64_t parts, std::int64_t part) const {
+    for (std::int64_t slot = 0; slot < s_.length; ++slot)
+      std::copy(&rows[slot * d_], &rows[slot * d_] + d_, x + row(slot, parts, part));
+  }
+
+  // The blocks of query bucket u, in the order of their columns.
+  void choose(std::int64_t u) {
+    blocks_.clear();
+    if (is_local_) {
+      blocks_.push_back({u > 0 ? Block::earlier : Block::closed, (u - 1) * b_, -1});
+    } else {
+      const std::int64_t first = ((sequence_ * s_.sorting() + sorting_head_) * s_.buckets() + u) * s_.n_top;
+      for (std::int64_t choice = first; choice < first + s_.n_top; ++choice) {
+        const std::int64_t pick = in_.picks[choice], source = pick - s_.n_top;
+        blocks_.push_back({pick < 0 ? Block::closed : source < 0 ? Block::null : Block::earlier, source * b_, choice});
+      }
+    }
+    blocks_.push_back({Block::own, u * b_, -1});
+  }
+
+  // tile = rows (bucket, d) times the transposed keys of every block; 0 in closed blocks.
+  void products(const R* rows, const Rows& keys, const Rows& null_key, Rows& tile) const {
+    for (std::size_t c = 0; c < blocks_.size(); ++c) {
+      R* columns = &tile[c * b_];
+      if (blocks_[c].kind == Block::earlier || blocks_[c].kind == Block::own) {
+        cpu::gemm_serial<R>(false, true, b_, b_, d_, R(1), rows, d_, &keys[blocks_[c].begin * d_], d_, R(0), columns,
+                            columns_);
+        continue;
+      }
+      for (std::int64_t i = 0; i < b_; ++i) {
+        R product = 0;
+        if (blocks_[c].kind == Block::null)
+          for (std::int64_t e = 0; e < d_; ++e) product += rows[i * d_ + e] * null_key[e];
+        std::fill_n(columns + i * columns_, b_, product);
+      }
+    }
+  }
+
+  // Multiplies each block with its weight and sets to -inf what a query may not see: the causal triangle, padding, and
+  // in the last bucket of a rotated head (slots T-1, 0, 1, .., b-2) all that lies in the future of the wrapped slots.
+  void weigh_and_close(std::int64_t u, Rows& tile) const {
+    constexpr R kClosed = -std::numeric_limits<R>::infinity();
+    const bool wraps = shift_ > 0 && u == s_.buckets() - 1;
+    for (std::int64_t i = 0; i < b_; ++i) {
+      const bool is_padding = in_.mask && !is_real(u * b_ + i);
+      for (std::size_t c = 0; c < blocks_.size(); ++c) {
+        R* columns = &tile[i * columns_ + c * b_];
+        const bool own = blocks_[c].kind == Block::own, wrapped = wraps && i > 0;
+        std::int64_t begin = own && wrapped ? 1 : 0, end = own ? i + 1 : wrapped ? 0 : b_;
+        if (is_padding || blocks_[c].kind == Block::closed) begin = end = 0;
+        std::fill(columns, columns + begin, kClosed);
+        std::fill(columns + end, columns + b_, kClosed);
+        if (const R w = weight(c); w != 1)
+          for (std::int64_t j = begin; j < end; ++j) columns[j] *= w;
+        if (in_.mask && blocks_[c].kind != Block::null)
+          for (std::int64_t j = begin; j < end; ++j)
+            if (!is_real(blocks_[c].begin + j)) columns[j] = kClosed;
+      }
+    }
+  }
+
+  // One row of scores becomes probabilities; all closed: zeros. Returns the log-sum-exp, infinite for a closed row.
+  R softmax(R* row) const {
+    const R largest = *std::max_element(row, row + columns_);
+    if (largest == -std::numeric_limits<R>::infinity()) {
+      std::fill_n(row, columns_, R(0));
+      return std::numeric_limits<R>::infinity();
+    }
+    exponentiate(row, largest);
+    R sum = 0;
+    for (std::int64_t j = 0; j < columns_; ++j) sum += row[j];
+    const R inverse = 1 / sum;
+    for (std::int64_t j = 0; j < columns_; ++j) row[j] *= inverse;
+    return largest + std::log(sum);
+  }
+  // row = exp(row - shift), exactly 0 where closed.
+  void exponentiate(R* row, R shift) const {
+    for (std::int64_t j = 0; j < columns_; ++j)
+      row[j] = row[j] == -std::numeric_limits<R>::infinity() ? R(0) : math::exp(row[j] - shift);
+  }
+
+  // ds: probabilities on entry, the gradient of the scores on return; p: the probabilities after dropout.
+  void score_gradient(R* ds, const R* p, const R* dyv) const {
+    // The weight of a block stands between its values and the output, so d(probability) = weight * dy v'.
+    R dot = 0;
+    for (std::size_t c = 0; c < blocks_.size(); ++c) {
+      R partial = 0;
+      for (std::int64_t j = c * b_; j < std::int64_t(c + 1) * b_; ++j) partial += p[j] * dyv[j];
+      dot += weight(c) * partial;
+    }
+    const R keep_scale = R(1 / (1 - in_.dropout));
+    for (std::size_t c = 0; c < blocks_.size(); ++c) {
+      const R w = weight(c);
+      for (std::int64_t j = c * b_; j < std::int64_t(c + 1) * b_; ++j) {
+        const R kept = in_.dropout == 0 ? R(1) : p[j] != 0 ? keep_scale : R(0);
+        ds[j] *= w * kept * dyv[j] - dot;
+      }
+    }
+  }
+
+  // Zeroes the probabilities that dropout drops and scales up the others.
+  void drop(std::int64_t u, Rows& tile) const {
+    if (in_.dropout == 0) return;
+    const RandomBits& bits = is_local_ ? in_.local_bits : in_.sorting_bits;
+    const std::int64_t group = is_local_ ? sequence_ * s_.local + head_ : sequence_ * s_.sorting() + sorting_head_;
+    const std::int64_t first = (group * s_.buckets() + u) * std::int64_t(tile.size());
+    const R keep_scale = R(1 / (1 - in_.dropout));
+    cpu::for_random_words(
+        bits, first, first + tile.size(), [&](std::int64_t i, std::int64_t n, const std::uint32_t* words) {
+          R* p = &tile[i - first];
+          for (std::int64_t j = 0; j < n; ++j)
+            p[j] = p[j] * (RandomBits::to_uniform<double>(words[j]) < in_.dropout ? R(0) : keep_scale);
+        });
+  }
+
+  // into (bucket, d) += w * columns (bucket, bucket) times the rows of the block.
+  void accumulate(R w, const R* columns, const Rows& rows, const Rows& null_row, const Block& block, R* into) const {
+    if (block.kind == Block::closed) return;
+    if (block.kind != Block::null)
+      return cpu::gemm_serial<R>(false, false, b_, d_, b_, w, columns, columns_, &rows[block.begin * d_], d_, R(1),
+                                 into, d_);
+    for (std::int64_t i = 0; i < b_; ++i)
+      add_scaled(w * row_sum(columns + i * columns_), null_row.data(), into + i * d_);
+  }
+  // The block's rows of `into` += w * columns' (bucket, bucket) times rows (bucket, d).
+  void scatter(R w, const R* columns, const R* rows, const Block& block, Rows& into, R* into_null) const {
+    if (block.kind != Block::null)
+      return cpu::gemm_serial<R>(true, false, b_, d_, b_, w, columns, columns_, rows, d_, R(1), &into[block.begin * d_],
+                                 d_);
+    for (std::int64_t i = 0; i < b_; ++i) add_scaled(w * row_sum(columns + i * columns_), rows + i * d_, into_null);
+  }
+  R row_sum(const R* row) const {
+    R sum = 0;
+    for (std::int64_t j = 0; j < b_; ++j) sum += row[j];
+    return sum;
+  }
+  void add_scaled(R factor, const R* row, R* into) const {
+    for (std::int64_t e = 0; e < d_; ++e) into[e] += factor * row[e];
+  }
+  // Sum of the products of two tiles over the `bucket` columns from `at`.
+  R tile_dot(const Rows& x, const Rows& y, std::int64_t at) const {
+    R sum = 0;
+    for (std::int64_t i = 0; i < b_; ++i)
+      for (std::int64_t j = i * columns_ + at; j < i * columns_ + at + b_; ++j) sum += x[j] * y[j];
+    return sum;
+  }
+
+  const Arguments& in_;
+  const AttentionShape& s_;
+  const std::int64_t b_, d_, sequence_, head_;
+  const bool is_local_;
+  const std::int64_t sorting_head_, shift_, columns_;
+  Rows q_, k_, v_;  // (T, d), q scaled by 1 / sqrt(d)
+  Rows null_key_, null_value_;
+  std::vector<Block> blocks_;
+};
+
+}  // namespace
+
+template <class T>
+void BucketedAttention<T>::forward(Cpu, const Arguments& in, T* y, Real<T>* log_sum_exp) {
+  const AttentionShape& s = in.shape;
+  parallel_for(s.batch * s.heads, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t item = begin; item < end; ++item)
+      Head<T>(in, item / s.heads, item % s.heads).forward(y, log_sum_exp + item * s.length);
+  });
+}
+
+template <class T>
+void BucketedAttention<T>::backward(Cpu, const Arguments& in, const Real<T>* log_sum_exp, const T* dy, const Flows& d) {
+  using R = Real<T>;
+  const AttentionShape& s = in.shape;
+  // One row per sequence and head, summed over the sequences in their order afterwards.
+  std::vector<R> null_keys(s.batch * s.heads * s.width), null_values(null_keys.size());
+  parallel_for(s.batch * s.heads, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t item = begin; item < end; ++item)
+      Head<T>(in, item / s.heads, item % s.heads)
+          .backward(log_sum_exp + item * s.length, dy, d, &null_keys[item * s.width], &null_values[item * s.width]);
+  });
+  for (std::int64_t i = 0; i < s.sorting() * s.width; ++i) {
+    R key = 0, value = 0;
+    for (std::int64_t sequence = 0; sequence < s.batch; ++sequence) {
+      key += null_keys[(sequence * s.heads + s.local) * s.width + i];
+      value += null_values[(sequence * s.heads + s.local) * s.width + i];
+    }
+    d.null_keys[i] = key;
+    d.null_values[i] = value;
+  }
+}
+
+template struct BucketedAttention<float>;
+template struct BucketedAttention<double>;
+template struct BucketedAttention<bf16>;
+
+}  // namespace sinkhorn::kernels

@@ -1,0 +1,133 @@
+#include "autograd/ops/reversible.h"
+
+#include <algorithm>
+#include <map>
+#include <memory>
+
+#include "autograd/ops.h"
+
+namespace sinkhorn {
+namespace {
+
+Tensor sum(const Tensor& a, const Tensor& b) { return add(a, b).value; }
+Tensor difference(const Tensor& a, const Tensor& b) { return sub(a, b).value; }
+void add_flow(Tensor& total, const Tensor& flow) {
+  if (flow) total = total ? sum(total, flow) : flow;
+}
+
+// The choices of every branch, f then g, block by block. They are recorded in forward and kept as tensors with the
+// node.
+std::vector<Choices> split_choices(const Saved& saved, std::size_t first, std::size_t branches) {
+  const std::int32_t* counts = saved.tensors[first].data<std::int32_t>();
+  std::vector<Choices> choices(branches);
+  std::size_t next = first + 1;
+  for (std::size_t i = 0; i < branches; ++i) {
+    for (std::int32_t k = 0; k < counts[i]; ++k) choices[i].record(saved.tensors[next++]);
+    choices[i].replay();
+  }
+  return choices;
+}
+
+}  // namespace
+
+namespace ops {
+
+Output ReversibleChain::forward(Saved& save, Inputs in) const {
+  const Var context = in[1];
+  Tensor x1 = in[0], x2 = in[0], counts(Shape{std::int64_t(2 * blocks.size())}, DType::i32);
+  Tensors made;
+  std::int32_t* count = counts.data<std::int32_t>();
+  auto step = [&](Tensor& into, const Tensor& from, const Branch& branch) {
+    Choices choices;
+    const Var y = branch.run(Tape(), from, context, choices);
+    if (y.shape() != into.shape())
+      fail("reversible_chain: a branch turned ", from.shape(), " into ", y.shape(),
+           "; its output must have the shape of x");
+    into = sum(into, y.value);
+    *count++ = std::int32_t(choices.made().size());
+    made.insert(made.end(), choices.made().begin(), choices.made().end());
+  };
+  for (const ReversibleBlock& block : blocks) {
+    step(x1, x2, block.f);
+    step(x2, x1, block.g);
+  }
+  save.tensors = {x1, x2, in[1], counts};
+  save.tensors.insert(save.tensors.end(), made.begin(), made.end());
+  return sum(x1, x2);
+}
+
+Tensors ReversibleChain::backward(const Saved& saved, const Tensor& dy) const {
+  Tensor y1 = saved.tensors[0], y2 = saved.tensors[1], d1 = dy, d2 = dy;
+  const Tensor& context = saved.tensors[2];
+  std::vector<Choices> choices = split_choices(saved, 3, 2 * blocks.size());
+  std::map<const Parameter*, std::size_t> input_of;
+  for (std::size_t k = 0; k < parameters.size(); ++k) input_of[parameters[k]] = k + 2;
+  Tensors flows(saved.wants.size());
+
+  // y = x + branch(from): rebuilds x in place of y, and adds what flows through the branch to the gradient of `from`.
+  auto undo = [&](Tensor& y, const Tensor& from, const Tensor& d_y, Tensor& d_from, const Branch& branch,
+                  Choices& chosen) {
+    const Tape local = Tape::record();
+    const Var x = local.leaf(from), seen = context && saved.wants[1] ? local.leaf(context) : Var(context);
+    const Var out = branch.run(local, x, seen, chosen);
+    y = difference(y, out.value);
+    if (out.node < 0) return;
+    const Gradients gradients = local.backward(out, d_y);
+    add_flow(d_from, gradients.of(x));
+    add_flow(flows[1], gradients.of(seen));
+    for (const Parameter* parameter : branch.parameters)
+      if (const std::size_t k = input_of.at(parameter); saved.wants[k]) add_flow(flows[k], gradients.of(*parameter));
+  };
+  for (std::size_t i = blocks.size(); i-- > 0;) {
+    undo(y2, y1, d2, d1, blocks[i].g, choices[2 * i + 1]);
+    undo(y1, y2, d1, d2, blocks[i].f, choices[2 * i]);
+  }
+  if (saved.wants[0]) flows[0] = sum(d1, d2);
+  return flows;
+}
+
+std::vector<Case<ReversibleChain>> ReversibleChain::cases() {
+  // f(x) = tanh(x) * p + context and g(x) = sigmoid(x) * p, p shared by every second block.
+  auto chain = [](std::string label, std::size_t depth, bool with_context) {
+    auto owned = std::make_shared<std::vector<Parameter>>(2);
+    ReversibleChain op;
+    for (std::size_t i = 0; i < depth; ++i) {
+      const Parameter* p = &(*owned)[i % 2];
+      auto at = [owned, p](const Tape& tape, Var y) { return mul(y, tape ? tape.leaf(*p) : Var(p->value)); };
+      op.blocks.push_back(
+          {{[at](const Tape& tape, const Var& x, const Var& context, Choices&) {
+              const Var y = at(tape, tanh(x));
+              return context.value ? add(y, context) : y;
+            },
+            {p}},
+           {[at](const Tape& tape, const Var& x, const Var&, Choices&) { return at(tape, sigmoid(x)); }, {p}}});
+    }
+    op.parameters = {&(*owned)[0], &(*owned)[1]};
+    return Case<ReversibleChain>(std::move(label), std::move(op), [owned, with_context](Draw& draw) {
+      Tensors in{draw.uniform({2, 3}), with_context ? draw.uniform({2, 3}) : Tensor()};
+      for (Parameter& p : *owned) in.push_back(p.value = draw.uniform({2, 3}));
+      return in;
+    });
+  };
+  return {chain("three blocks", 3, false), chain("with context", 2, true), chain("no block", 0, false)};
+}
+
+}  // namespace ops
+
+Var reversible_chain(const Tape& tape, const Var& x, const Var& context, std::vector<ReversibleBlock> blocks) {
+  ops::ReversibleChain chain;
+  std::vector<Var> inputs{x, context};
+  for (const ReversibleBlock& block : blocks) {
+    for (const Branch* branch : {&block.f, &block.g}) {
+      for (const Parameter* parameter : branch->parameters) {
+        if (std::find(chain.parameters.begin(), chain.parameters.end(), parameter) != chain.parameters.end()) continue;
+        chain.parameters.push_back(parameter);
+        inputs.push_back(tape ? tape.leaf(*parameter) : Var(parameter->value));
+      }
+    }
+  }
+  chain.blocks = std::move(blocks);
+  return apply(std::move(chain), std::span<const Var>(inputs));
+}
+
+}  // namespace sinkhorn

@@ -1,0 +1,61 @@
+// A chain of reversible residual blocks as one node of the tape (Gomez et al. 2017): only the last pair is kept, and
+// backward rebuilds the activations of one branch at a time.
+#pragma once
+#include <functional>
+
+#include "autograd/tape.h"
+
+namespace sinkhorn {
+
+/// The discrete choices of one branch. Recomputation starts from an input that is exact only to rounding, so it must
+/// not choose again: the first run records, every later run replays.
+class Choices {
+ public:
+  /// The next recorded choice when replaying, else empty.
+  Tensor replayed() { return replaying_ ? made_.at(next_++) : Tensor(); }
+  void record(const Tensor& choice) {
+    if (!replaying_) made_.push_back(choice);
+  }
+  void replay() {
+    replaying_ = true;
+    next_ = 0;
+  }
+  const Tensors& made() const { return made_; }
+
+ private:
+  Tensors made_;
+  std::size_t next_ = 0;
+  bool replaying_ = false;
+};
+
+/// One residual function: computes on `tape` (none: no gradient) a tensor of x's shape from x and the context. It must
+/// give equal bits for equal inputs and choices, and reach every parameter through tape.leaf.
+struct Branch {
+  std::function<Var(const Tape& tape, const Var& x, const Var& context, Choices& choices)> run;
+  std::vector<const Parameter*> parameters;
+};
+
+/// y1 = x1 + f(x2), y2 = x2 + g(y1)
+struct ReversibleBlock {
+  Branch f, g;
+};
+
+namespace ops {
+
+/// Inputs x, context (may be empty), then `parameters` in order. Output y1 + y2 of the last block, with (x, x) given to
+/// the first one (behaviour 2.14).
+struct ReversibleChain {
+  static constexpr std::string_view name = "reversible_chain";
+  std::vector<ReversibleBlock> blocks;
+  std::vector<const Parameter*> parameters;
+  Output forward(Saved& save, Inputs in) const;
+  Tensors backward(const Saved& saved, const Tensor& dy) const;
+  static std::vector<Case<ReversibleChain>> cases();
+};
+
+}  // namespace ops
+
+/// Runs x through the blocks. With a tape, gradients reach x, the context (summed over the blocks) and every parameter.
+Var reversible_chain(const Tape& tape, const Var& x, const Var& context, std::vector<ReversibleBlock> blocks);
+
+}  // namespace sinkhorn

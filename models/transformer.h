@@ -1,0 +1,60 @@
+// The Sinkhorn transformer: a stack of attention and feed-forward blocks over vectors, sequential or reversible.
+#pragma once
+#include <optional>
+#include <vector>
+
+#include "models/config.h"
+#include "nn/attention.h"
+#include "nn/sublayer.h"
+
+namespace sinkhorn {
+
+/// One layer of the stack: self-attention, then feed-forward.
+struct TransformerBlock {
+  Sublayer<SinkhornSelfAttention> attention;
+  Sublayer<FeedForward> feed_forward;
+};
+
+/// Throws UsageError for options whose parts this version does not have, naming them.
+void require_supported(const ModelConfig& config);
+
+/// (B, T, D) -> (B, T, D). T must be a multiple of the bucket size; `mask` (B, T) bool, true = real, none = all real.
+/// With `emb_dim` other than `dim` the stack stands between two linear layers and takes (B, T, E). Sequential: x +
+/// f(x), then x + g(x), block by block. Reversible: the same blocks on a pair (x, x); returns its sum.
+class SinkhornTransformer {
+ public:
+  SinkhornTransformer(const ModelConfig& config, Initializer& init);
+  SinkhornTransformer(const SinkhornTransformer&) = delete;
+
+  Var operator()(const Scope& scope, const Var& x, const Tensor& mask = {}) const;
+
+  /// Names are the published package's.
+  template <class See>
+  void visit(See&& see) {
+    const std::string stack = project_in_ ? "fn." : "";
+    for (std::size_t i = 0; i < blocks_.size(); ++i) {
+      const std::string block = stack + (config_.reversible ? "layers.blocks." : "layers.layers.") + std::to_string(i);
+      see(block + (config_.reversible ? ".f.net" : ".0"), blocks_[i].attention);
+      see(block + (config_.reversible ? ".g.net" : ".1"), blocks_[i].feed_forward);
+    }
+    if (project_in_) see("project_in", *project_in_);
+    if (project_out_) see("project_out", *project_out_);
+  }
+
+  const ModelConfig& config() const { return config_; }
+  /// Computes attention from small ops instead of the fused one, for lessons and comparisons.
+  void use_composed_attention(bool composed);
+  /// Runs a reversible stack's equations on the plain tape, for comparisons: same numbers, all activations kept.
+  void keep_activations(bool keep) { keep_activations_ = keep; }
+
+ private:
+  std::vector<std::size_t> active_blocks(const Scope& scope) const;
+  Var run_reversible(const Scope& scope, const Var& x, const Tensor& mask) const;
+
+  ModelConfig config_;
+  mutable std::vector<TransformerBlock> blocks_;
+  std::optional<Linear> project_in_, project_out_;
+  bool keep_activations_ = false;
+};
+
+}  // namespace sinkhorn

@@ -1,0 +1,35 @@
+#include "nn/flat_parameters.h"
+
+#include <algorithm>
+
+namespace sinkhorn {
+
+void FlatParameters::adopt() {
+  if (entries_.empty()) fail("flat parameters: the module has none");
+  const Tensor& first = entries_.front().parameter->value;
+  auto zeros = [&] { return Tensor::zeros({count()}, first.dtype(), first.device()); };
+  values = zeros();
+  gradients = zeros();
+  first_moment = zeros();
+  second_moment = zeros();
+  for (const Entry& entry : entries_) {
+    Parameter& parameter = *entry.parameter;
+    const Tensor place = slice_of(values, entry);
+    std::copy_n(parameter.value.raw(), parameter.value.bytes(), place.raw());
+    parameter.value = place;
+    parameter.gradient = slice_of(gradients, entry);
+  }
+}
+
+const FlatParameters::Entry* FlatParameters::find(std::string_view name) const {
+  const auto found = std::find_if(entries_.begin(), entries_.end(), [&](const Entry& e) { return e.name == name; });
+  return found == entries_.end() ? nullptr : &*found;
+}
+
+Tensor FlatParameters::slice_of(const Tensor& flat, const Entry& entry) const {
+  return flat.slice(entry.begin, entry.end).reshape(entry.parameter->value.shape());
+}
+
+void FlatParameters::zero_gradients() { std::fill_n(gradients.raw(), gradients.bytes(), std::byte{0}); }
+
+}  // namespace sinkhorn

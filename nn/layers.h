@@ -1,0 +1,95 @@
+// The small layers: linear, layer norm, token embedding, axial positions, feed-forward.
+#pragma once
+#include "nn/module.h"
+
+namespace sinkhorn {
+
+/// y = x W' + b, W (out, in).
+struct Linear {
+  Linear(std::int64_t in, std::int64_t out, bool has_bias, Initializer& init)
+      : weight(init.linear({out, in}, in)), bias(has_bias ? init.linear({out}, in, false) : Parameter()) {}
+
+  Var operator()(const Scope& scope, const Var& x) const {
+    return linear(x, scope.leaf(weight), bias.value ? scope.leaf(bias) : Var());
+  }
+  template <class See>
+  void visit(See&& see) {
+    see("weight", weight);
+    see("bias", bias);
+  }
+
+  Parameter weight, bias;
+};
+
+/// LayerNorm over the last axis, eps 1e-5.
+struct LayerNorm {
+  LayerNorm(std::int64_t width, Initializer& init)
+      : weight(init.constant({width}, 1)), bias(init.constant({width}, 0)) {}
+
+  Var operator()(const Scope& scope, const Var& x) const { return layer_norm(x, scope.leaf(weight), scope.leaf(bias)); }
+  template <class See>
+  void visit(See&& see) {
+    see("weight", weight);
+    see("bias", bias);
+  }
+
+  Parameter weight, bias;
+};
+
+/// Rows of a table (V, E), looked up by ids i32 (...) into (..., E).
+struct Embedding {
+  Embedding(std::int64_t rows, std::int64_t width, double stddev, Initializer& init)
+      : weight(init.normal({rows, width}, stddev)) {}
+
+  Var operator()(const Scope& scope, const Tensor& ids) const { return embedding(scope.leaf(weight), ids); }
+  template <class See>
+  void visit(See&& see) {
+    see("weight", weight);
+  }
+
+  Parameter weight;
+};
+
+/// Position t is weights_0[t / b] + weights_1[t % b] (behaviour 2.12).
+struct AxialPositions {
+  AxialPositions(std::int64_t buckets, std::int64_t bucket, std::int64_t width, double stddev, Initializer& init)
+      : rows(init.normal({1, buckets, 1, width}, stddev)), columns(init.normal({1, 1, bucket, width}, stddev)) {}
+
+  /// The first `length` positions, (length, E).
+  Var operator()(const Scope& scope, std::int64_t length) const;
+  template <class See>
+  void visit(See&& see) {
+    see("weights_0", rows);
+    see("weights_1", columns);
+  }
+
+  Parameter rows, columns;
+};
+
+/// W2 drop(GELU(W1 x + b1)) + b2 with four times the width inside, or the gated GELU(a) * g; computed in `chunks`
+/// pieces of the time axis (behaviour 2.11).
+struct FeedForward {
+  FeedForward(std::int64_t dim, bool gated, double dropout, std::int64_t chunks, Initializer& init)
+      : w1(dim, 4 * dim * (gated ? 2 : 1), true, init),
+        w2(4 * dim, dim, true, init),
+        gated(gated),
+        dropout(dropout),
+        chunks(chunks) {}
+
+  Var operator()(const Scope& scope, const Var& x) const;
+  template <class See>
+  void visit(See&& see) {
+    see("fn.w1", w1);  // "fn" is the published package's chunk wrapper
+    see("fn.w2", w2);
+  }
+
+  Linear w1, w2;
+  bool gated;
+  double dropout;
+  std::int64_t chunks;
+
+ private:
+  Var piece(const Scope& scope, const Var& x) const;
+};
+
+}  // namespace sinkhorn

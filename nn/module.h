@@ -1,0 +1,87 @@
+// Modules: plain structs with operator() and one reflection hook, visit(see), that names every parameter.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "autograd/ops.h"
+
+namespace sinkhorn {
+
+/// Called with what a forward pass draws or decides ("dropout", "picks"); for tests and pictures.
+using Observer = std::function<void(std::string_view what, const Tensor& value)>;
+
+/// Where a forward pass runs: its tape (none means inference), its stream of random numbers, and whether it trains.
+struct Scope {
+  Tape tape = {};
+  Rng rng = {};
+  bool training = false;
+  Choices* choices = nullptr;  // the reversible chain's memory of discrete choices
+  const Observer* observer = nullptr;
+
+  Var leaf(const Parameter& parameter) const { return tape ? tape.leaf(parameter) : Var(parameter.value); }
+  Scope split(std::uint32_t tag) const {
+    Scope other = *this;
+    other.rng = rng.split(tag);
+    return other;
+  }
+  void observe(std::string_view what, const Tensor& value) const {
+    if (observer) (*observer)(what, value);
+  }
+  /// The rate to use: `rate` in training, else 0.
+  double active(double rate) const { return training ? rate : 0; }
+  /// Dropout in training, else x.
+  Var dropout(const Var& x, double rate) const {
+    if (active(rate) == 0) return x;
+    if (observer) observe("dropout", dropout_mask(rng, x.shape(), rate));
+    return sinkhorn::dropout(x, rate, rng);
+  }
+};
+
+/// Draws initial parameters (behaviour 2.15); each call takes the next stream.
+class Initializer {
+ public:
+  Initializer(Rng rng, DType dtype) : rng_(std::move(rng)), dtype_(dtype) {}
+
+  /// U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as every Linear's weight and bias has it. Weights take weight decay, biases do
+  /// not.
+  Parameter linear(Shape shape, std::int64_t fan_in, bool decays = true) {
+    const double bound = 1 / std::sqrt(double(fan_in));
+    return {uniform(rng_.split(next_++), shape, -bound, bound, dtype_), {}, decays};
+  }
+  Parameter normal(Shape shape, double stddev = 1, bool decays = false) {
+    return {sinkhorn::normal(rng_.split(next_++), shape, 0, stddev, dtype_), {}, decays};
+  }
+  Parameter constant(Shape shape, double value) const { return {Tensor::full(shape, value, dtype_), {}, false}; }
+
+ private:
+  Rng rng_;
+  DType dtype_;
+  std::uint32_t next_ = 0;
+};
+
+/// Calls use(name, parameter) for every parameter of a module and of the modules in it, names joined by dots.
+template <class Module, class Use>
+void for_each_parameter(Module& module, Use&& use, const std::string& prefix = "") {
+  module.visit([&](const std::string& name, auto& member) {
+    if constexpr (std::is_same_v<std::decay_t<decltype(member)>, Parameter>) {
+      if (member.value) use(prefix + name, member);
+    } else {
+      for_each_parameter(member, use, prefix + name + ".");
+    }
+  });
+}
+
+template <class Module>
+std::vector<const Parameter*> parameters_of(Module& module) {
+  std::vector<const Parameter*> all;
+  for_each_parameter(module, [&](const std::string&, const Parameter& parameter) { all.push_back(&parameter); });
+  return all;
+}
+
+}  // namespace sinkhorn

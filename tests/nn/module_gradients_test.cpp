@@ -1,0 +1,110 @@
+// Every module's gradients, parameters and input, against central differences.
+#include <gtest/gtest.h>
+
+#include "autograd/gradcheck.h"
+#include "tests/models/random_model.h"
+
+namespace sinkhorn {
+namespace {
+
+// Checks f(scope, x) at random parameters; fresh ones are drawn where a point lies on a tie.
+template <class Module, class Forward>
+void expect_gradients(Module& module, Shape input, Forward forward, double tolerance = kGradientTolerance) {
+  const CaseResult result = check_case("module", [&](Draw& draw) {
+    GradientProblem problem;
+    Tensor x = draw.uniform(input);
+    for_each_parameter(module, [&](const std::string& name, Parameter& parameter) {
+      parameter.value = draw.uniform(parameter.value.shape(), -0.7, 0.7);
+      problem.points.push_back(parameter.value);
+      problem.names.push_back(name);
+    });
+    problem.points.push_back(x);
+    problem.names.push_back("x");
+    problem.value = [&module, forward, x] { return forward(Scope{{}, Rng(3), true}, module, Var(x)).value; };
+    problem.gradients = [&module, forward, x](const Tensor& cotangent) {
+      const Scope scope{Tape::record(), Rng(3), true};
+      const Var leaf = scope.tape.leaf(x);
+      const Gradients gradients = scope.tape.backward(forward(scope, module, leaf), cotangent);
+      Tensors flows;
+      for_each_parameter(module, [&](const std::string&, Parameter& p) { flows.push_back(gradients.of(p)); });
+      flows.push_back(gradients.of(leaf));
+      return flows;
+    };
+    return problem;
+  });
+  EXPECT_TRUE(result.report.smooth && result.report.repeatable && result.report.worst <= tolerance)
+      << result.report.worst << " at " << result.report.where;
+}
+
+const auto call = [](const Scope& scope, auto& module, const Var& x) { return module(scope, x); };
+
+TEST(ModuleGradients, Linear) {
+  Initializer init(Rng(1), DType::f64);
+  Linear module(3, 2, true, init);
+  expect_gradients(module, {2, 4, 3}, call);
+}
+
+TEST(ModuleGradients, LayerNorm) {
+  Initializer init(Rng(1), DType::f64);
+  LayerNorm module(5, init);
+  expect_gradients(module, {2, 3, 5}, call);
+}
+
+TEST(ModuleGradients, FeedForwardPlainGatedAndChunked) {
+  for (bool gated : {false, true}) {
+    Initializer init(Rng(1), DType::f64);
+    FeedForward module(3, gated, 0.2, 2, init);
+    expect_gradients(module, {2, 5, 3}, call);
+  }
+}
+
+TEST(ModuleGradients, EmbeddingAndPositions) {
+  Initializer init(Rng(1), DType::f64);
+  Embedding table(5, 3, 1, init);
+  const Tensor ids = Tensor::from(std::vector<std::int32_t>{1, 4, 1, 0, 1, 2}, {2, 3});
+  expect_gradients(table, {2, 3, 3},
+                   [&](const Scope& scope, auto& module, const Var& x) { return add(module(scope, ids), x); });
+  AxialPositions positions(3, 2, 3, 1, init);
+  expect_gradients(positions, {2, 5, 3},
+                   [](const Scope& scope, auto& module, const Var& x) { return add(x, module(scope, 5)); });
+}
+
+TEST(ModuleGradients, SelfAttentionWithBothSortNets) {
+  for (bool simple : {false, true}) {
+    for (bool composed : {false, true}) {
+      Initializer init(Rng(1), DType::f64);
+      SinkhornSelfAttention module({4, 3, 2, 2, 1, 2, 4, 0.75, 0.1, 0.1, simple, composed}, init);
+      testing::Dice dice(5);
+      const Tensor mask = testing::random_mask(dice, testing::Padding::right, 2, 6);
+      expect_gradients(module, {2, 6, 4}, [&](const Scope& scope, auto& m, const Var& x) { return m(scope, x, mask); });
+    }
+  }
+}
+
+TEST(ModuleGradients, ThreeLayerModelWithEverythingOn) {
+  for (bool reversible : {false, true}) {
+    ModelConfig config;
+    config.causal = true;
+    config.num_tokens = 5;
+    config.dim = 4;
+    config.depth = 3;
+    config.heads = 3;
+    config.dim_head = 2;
+    config.bucket_size = 2;
+    config.max_seq_len = 6;
+    config.n_local_attn_heads = 1;
+    config.use_simple_sort_net = true;
+    config.ff_glu = true;
+    config.ff_chunks = 2;
+    config.weight_tie = true;
+    config.emb_dim = 3;
+    config.attn_dropout = config.ff_dropout = config.attn_layer_dropout = 0.1;
+    config.reversible = reversible;
+    Initializer init(Rng(1), DType::f64);
+    SinkhornTransformer model(config, init);
+    expect_gradients(model, {1, 6, 3}, call, 1e-6);
+  }
+}
+
+}  // namespace
+}  // namespace sinkhorn
