@@ -12,6 +12,7 @@
 #include "autograd/error.h"
 #include "build_info.h"
 #include "tools/doctor.h"
+#include "tools/gradcheck.h"
 #include "tools/train.h"
 
 namespace sinkhorn {
@@ -97,6 +98,15 @@ void add_doctor(CLI::App& app, Command& command) {
   sub->callback([&command] { command = [] { return doctor(std::cout); }; });
 }
 
+void add_gradcheck(CLI::App& app, Command& command) {
+  auto* sub = app.add_subcommand("gradcheck", "Check every op's gradient against numeric differences");
+  auto options = std::make_shared<GradcheckOptions>();
+  sub->add_option("--op", options->op, "check this op alone")->type_name("NAME");
+  sub->add_flag("--json", options->json, "print a list of objects");
+  sub->footer("Examples:\n  sinkhorn gradcheck\n  sinkhorn gradcheck --op softmax");
+  sub->callback([options, &command] { command = [options] { return gradcheck(*options, std::cout); }; });
+}
+
 /// The first word that no option or command took, with the nearest one that exists.
 [[noreturn]] void refuse_word(const CLI::App& app, const std::string& word) {
   std::vector<std::string> known;
@@ -126,6 +136,7 @@ int parse_and_run(std::vector<std::string> arguments) {
       "            4 out of memory, 5 non-finite loss or gradient, 6 device, 130 interrupted");
   Command command;
   add_train(app, command);
+  add_gradcheck(app, command);
   add_doctor(app, command);
   // Unknown words are collected, not refused by the library, so that the message can name the nearest known one.
   app.allow_extras();

@@ -102,9 +102,10 @@ void GatedGelu<T>::backward(Cpu, std::int64_t rows, std::int64_t width, const T*
       const T *a = x + 2 * r * width, *g = a + width, *d = dy + r * width;
       T *da = dx + 2 * r * width, *dg = da + width;
       for (std::int64_t j = 0; j < width; ++j) {
-        const R x_j = a[j], cdf = math::normal_cdf(x_j);
-        da[j] = R(d[j]) * R(g[j]) * (cdf + x_j * math::normal_pdf(x_j));
-        dg[j] = R(d[j]) * x_j * cdf;
+        const R x_j = a[j];
+        const math::Normal<R> at = math::normal(x_j);
+        da[j] = R(d[j]) * R(g[j]) * (at.cdf + x_j * at.pdf);
+        dg[j] = R(d[j]) * x_j * at.cdf;
       }
     }
   });

@@ -1,5 +1,5 @@
-// exp, tanh, erf and sigmoid without branches or calls in f32, so that loops over them vectorise; f64 and CUDA use the
-// standard functions. Errors are measured over all of f32 by tests/autograd/vector_math_test.cpp.
+// exp, tanh, sigmoid and the normal distribution without branches or calls in f32, so that loops over them vectorise;
+// f64 and CUDA use the standard functions. tests/autograd/vector_math_test.cpp holds them to the errors stated here.
 #pragma once
 #include <bit>
 #include <cmath>
@@ -9,38 +9,25 @@
 
 namespace sinkhorn::math {
 
-SINKHORN_HD inline double exp(double x) { return std::exp(x); }
-SINKHORN_HD inline double tanh(double x) { return std::tanh(x); }
-SINKHORN_HD inline double erf(double x) { return std::erf(x); }
-
-#ifdef __CUDA_ARCH__
-SINKHORN_HD inline float exp(float x) { return ::expf(x); }
-SINKHORN_HD inline float tanh(float x) { return ::tanhf(x); }
-SINKHORN_HD inline float erf(float x) { return ::erff(x); }
-#else
 namespace detail {
-
-/// x kept within -limit .. limit; a NaN stays a NaN.
-inline float clamp(float x, float limit) {
-  x = x > limit ? limit : x;
-  return x < -limit ? -limit : x;
-}
 /// c0 + c1 x + c2 x^2 + ...
 template <class... C>
-inline float polynomial(float x, float c0, C... c) {
+SINKHORN_HD inline float polynomial(float x, float c0, C... c) {
   if constexpr (sizeof...(c) == 0)
     return c0;
   else
     return c0 + x * polynomial(x, c...);
 }
-/// y, but with the sign of x and the magnitude 1 where |x| >= limit.
-inline float saturate(float x, float limit, float y) { return std::abs(x) >= limit ? std::copysign(1.0f, x) : y; }
-
 }  // namespace detail
 
-/// e^x to 2 ulp, and to 1 ulp of the smallest number below 1.2e-38. e^x = 2^n e^r with n = round(x / ln 2), |r| <= ln 2
-/// / 2.
-inline float exp(float x) {
+SINKHORN_HD inline double exp(double x) { return std::exp(x); }
+SINKHORN_HD inline double tanh(double x) { return std::tanh(x); }
+
+/// e^x to 2 ulp. e^x = 2^n e^r with n = round(x / ln 2) and |r| <= ln 2 / 2.
+SINKHORN_HD inline float exp(float x) {
+#ifdef __CUDA_ARCH__
+  return ::expf(x);
+#else
   constexpr float kRound = 12582912;  // 1.5 * 2^23: adding it leaves n in the low bits
   const float clamped = x > 90 ? 90 : x < -105 ? -105 : x;
   const float rounded = clamped * 1.44269504f + kRound, n = rounded - kRound;
@@ -51,51 +38,55 @@ inline float exp(float x) {
   const std::int32_t whole = std::bit_cast<std::int32_t>(rounded) - std::bit_cast<std::int32_t>(kRound);
   const std::int32_t half = whole >> 1;
   return y * std::bit_cast<float>((half + 127) << 23) * std::bit_cast<float>((whole - half + 127) << 23);
+#endif
 }
 
-/// tanh(x) to 4 ulp: x P(x^2) / Q(x^2), least-maximum fit on |x| <= 9.1; +-1 beyond.
-inline float tanh(float x) {
-  const float c = detail::clamp(x, 9.1f), t = c * c;
+/// tanh(x) to 7 ulp: x P(x^2) / Q(x^2), the rational function of least maximal error on |x| <= 9.1; +-1 beyond.
+SINKHORN_HD inline float tanh(float x) {
+#ifdef __CUDA_ARCH__
+  return ::tanhf(x);
+#else
+  constexpr float kEnd = 9.1f;
+  const float c = x > kEnd ? kEnd : x < -kEnd ? -kEnd : x, t = c * c;  // a NaN stays a NaN
   const float p = detail::polynomial(t, 0.999999978f, 0.1337420249f, 0.00348746721f, 2.047472506e-5f, 1.316707627e-8f);
   const float q = detail::polynomial(t, 1.0f, 0.4670751681f, 0.02584613244f, 0.0003272323126f, 7.700085085e-7f);
-  return detail::saturate(x, 9.1f, c * p / q);
-}
-
-/// erf(x) to 4 ulp: x P(x^2) / Q(x^2), least-maximum fit on |x| <= 3.93; +-1 beyond.
-inline float erf(float x) {
-  const float c = detail::clamp(x, 3.93f), t = c * c;
-  const float p = detail::polynomial(t, 1.128379146f, 0.1909212603f, 0.05280143569f, 0.003783681255f, 0.0002845802453f,
-                                     2.036615377e-6f);
-  const float q =
-      detail::polynomial(t, 1.0f, 0.5025322933f, 0.1143079643f, 0.01500572303f, 0.001165612855f, 3.793692081e-5f);
-  return detail::saturate(x, 3.93f, c * p / q);
-}
+  return std::abs(x) >= kEnd ? std::copysign(1.0f, x) : c * p / q;
 #endif
+}
 
-/// 1 / (1 + e^-x)
+/// 1 / (1 + e^-x) to 4 ulp; 0 where that is below 1.2e-38.
 template <class R>
 SINKHORN_HD inline R sigmoid(R x) {
   return 1 / (1 + math::exp(-x));
 }
 
-/// The distribution function of N(0, 1), and its density.
+/// N(0, 1) at x: the probability of less than x, and the density.
 template <class R>
-SINKHORN_HD inline R normal_cdf(R x) {
-  return R(0.5) * (1 + math::erf(x * R(0.70710678118654752)));
+struct Normal {
+  R cdf, pdf;
+};
+SINKHORN_HD inline Normal<double> normal(double x) {
+  return {0.5 * std::erfc(-0.70710678118654752 * x), 0.39894228040143268 * std::exp(-0.5 * x * x)};
 }
-template <class R>
-SINKHORN_HD inline R normal_pdf(R x) {
-  return R(0.39894228040143268) * math::exp(R(-0.5) * x * x);
+/// To 2e-7. The tail beyond |x| is the density times Mills' ratio, here the rational function of least maximal error on
+/// 0 .. 14.5, beyond which the density vanishes.
+SINKHORN_HD inline Normal<float> normal(float x) {
+  const float pdf = 0.398942280f * math::exp(-0.5f * x * x), size = std::abs(x), t = size > 14.5f ? 14.5f : size;
+  const float p = detail::polynomial(t, 1.253314144f, 1.09839439f, 0.4591032092f, 0.1017807408f, 0.01030607862f);
+  const float q = detail::polynomial(t, 1.0f, 1.674276885f, 1.202186413f, 0.4692592429f, 0.1017871979f, 0.01030595872f);
+  const float tail = pdf * p / q;
+  return {x < 0 ? tail : 1 - tail, pdf};
 }
 
-/// x normal_cdf(x) (Hendrycks & Gimpel 2016, the exact form), and its derivative. In f32 to about 1e-7 max(1, |x|).
+/// x P(N(0, 1) < x) (Hendrycks & Gimpel 2016, the exact form), and its derivative.
 template <class R>
 SINKHORN_HD inline R gelu(R x) {
-  return x * normal_cdf(x);
+  return x * normal(x).cdf;
 }
 template <class R>
 SINKHORN_HD inline R gelu_slope(R x) {
-  return normal_cdf(x) + x * normal_pdf(x);
+  const Normal<R> at = normal(x);
+  return at.cdf + x * at.pdf;
 }
 
 }  // namespace sinkhorn::math

@@ -1,12 +1,7 @@
 // Results do not depend on the number of threads: forward and backward give the same bits for 1, 2 and 4.
 #include <gtest/gtest.h>
 
-#include "autograd/ops/cross_entropy.h"
-#include "autograd/ops/embedding.h"
-#include "autograd/ops/layer_norm.h"
-#include "autograd/ops/matmul.h"
-#include "autograd/ops/routing.h"
-#include "autograd/ops/softmax.h"
+#include "autograd/ops.h"
 #include "autograd/parallel.h"
 
 namespace sinkhorn {
@@ -49,6 +44,24 @@ std::vector<Subject> subjects() {
       {"top_k", {{3000, 30}}, [](auto x) { return top_k(x[0], 3, 0.75).weights; }},
       {"gather_buckets", {{3, 20, 50, 90}, {3, 40, 2}}, [=](auto x) { return gather_buckets(x[0], x[1], picks); }},
       {"sorting_matrix", {{3, 40, 2}}, [=](auto x) { return sorting_matrix(x[0], picks, 500); }},
+      {"maps", {{3000, 65}}, [](auto x) { return gelu(tanh(x[0]) * sigmoid(x[0])); }},
+      {"broadcasting", {{3000, 65}, {65}, {3000, 1}, {}}, [](auto x) { return (x[0] + x[1]) * x[2] * x[3]; }},
+      {"mask_fill", {{3000, 65}}, [=](auto x) { return mask_fill(x[0], allowed, -1); }},
+      {"dropout", {{3000, 65}}, [](auto x) { return dropout(x[0], 0.3, Rng(3)); }},
+      {"gated_gelu", {{3000, 66}}, [](auto x) { return gated_gelu(x[0]); }},
+      {"movement",
+       {{30, 50, 64}, {30, 50, 64}},
+       [](auto x) {
+         return permute(rotate(pad(concat({x[0], x[1]}, 1), 1, 3, 4), 1, 9), {2, 0, 1});
+       }},
+      {"sums", {{70, 90, 33}}, [](auto x) { return sum(x[0], 0) + sum(x[0], 1, true) * mean(x[0]); }},
+      {"sum of a long row", {{200000}}, [](auto x) { return sum(x[0]); }},
+      {"max", {{70, 90, 33}}, [](auto x) { return max(x[0], 1); }},
+      {"cumulative_mean",
+       {{30, 100, 65}},
+       [=](auto x) {
+         return cumulative_mean(x[0], allowed.reshape({-1}).slice(0, 3000).reshape({30, 100}));
+       }},
       {"cross_entropy", {{3000, 50}}, [=](auto x) { return cross_entropy(x[0], ids).loss; }},
   };
 }
