@@ -9,6 +9,7 @@ suite=${1:-bookworm}
 shift || true
 (($# > 0)) || set -- './run test' './run train'
 root=$(mktemp -d "${TMPDIR:-/tmp}/clean-machine.XXXXXX")
+chmod 755 "$root"  # or no user but root could enter /
 
 leave() {
   umount "$root/proc" "$root/dev/pts" 2>/dev/null || true
