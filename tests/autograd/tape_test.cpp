@@ -1,0 +1,120 @@
+// The tape: what it refuses, how flows add up, and what it keeps.
+#include "autograd/tape.h"
+
+#include <gtest/gtest.h>
+
+#include "autograd/ops.h"
+#include "tests/autograd/expect.h"
+
+namespace sinkhorn {
+namespace {
+
+using testing::expect_error;
+using testing::expect_values;
+using testing::filled;
+
+TEST(Tape, RefusesASecondWalk) {
+  const Tape tape = Tape::record();
+  const Var x = tape.leaf(filled({1}, {2})), y = square(x);
+  tape.backward(y);
+  expect_error([&] { tape.backward(y); }, {"backward", "already walked", "record a new tape"});
+  expect_error([&] { exp(x); }, {"exp", "already walked", "new one"});
+}
+
+TEST(Tape, RefusesConstantsAndForeignRoots) {
+  const Tape tape = Tape::record(), other = Tape::record();
+  const Var x = tape.leaf(filled({1}, {2})), z = other.leaf(filled({1}, {3}));
+  expect_error([&] { tape.backward(Var(filled({1}, {2}))); }, {"backward", "constant"});
+  expect_error([&] { tape.backward(x.detach()); }, {"backward", "constant"});
+  expect_error([&] { tape.backward(square(z)); }, {"backward"});
+  expect_error([&] { Tape().backward(x); }, {"backward"});
+  expect_error([&] { x* z; }, {"mul", "two different tapes"});
+}
+
+TEST(Tape, RefusesSeedsThatDoNotFit) {
+  const Tape tape = Tape::record();
+  const Var y = square(tape.leaf(filled({2}, {1, 2})));
+  expect_error([&] { tape.backward(y); }, {"backward", "(2)", "seed"});
+  expect_error([&] { tape.backward(y, filled({3}, {1, 1, 1})); }, {"seed", "(3)", "(2)"});
+  expect_error([&] { tape.backward(y, Tensor::zeros({2})); }, {"seed", "f32", "f64"});
+}
+
+TEST(Tape, AddsFlowsThatMeet) {
+  const Tape tape = Tape::record();
+  const Var x = tape.leaf(filled({2}, {3, -1}));
+  // x + x hands one tensor to two inputs; the sum must not be written into it.
+  const Var y = (x + x) * x + x;
+  expect_values(y, {21, 1});
+  expect_values(tape.backward(y, filled({2}, {1, 1})).of(x), {13, -3});  // 4 x + 1
+}
+
+TEST(Tape, LeavesTheSeedAndTheValuesAlone) {
+  const Tape tape = Tape::record();
+  const Tensor seed = filled({2}, {1, 2}), at = filled({2}, {3, 4});
+  const Var x = tape.leaf(at);
+  tape.backward(reshape(x, {2}) + x, seed);
+  expect_values(seed, {1, 2});
+  expect_values(at, {3, 4});
+}
+
+TEST(Tape, GivesNothingToWhatTheRootDoesNotSee) {
+  const Tape tape = Tape::record();
+  const Var x = tape.leaf(filled({1}, {2})), y = tape.leaf(filled({1}, {5}));
+  const Gradients gradients = tape.backward(square(x) + square(y).detach());
+  expect_values(gradients.of(x), {4});
+  EXPECT_FALSE(gradients.of(y));
+}
+
+TEST(Tape, HasOneLeafPerParameter) {
+  const Parameter p{filled({1}, {3}), {}};
+  const Tape tape = Tape::record();
+  const Var y = tape.leaf(p) * tape.leaf(p);
+  EXPECT_EQ(tape.nodes().size(), 2u);
+  expect_values(tape.backward(y).of(p), {6});
+}
+
+TEST(Tape, AddsIntoTheGradientsOfParameters) {
+  const Parameter p{filled({2}, {3, 4}), filled({2}, {100, 200})};
+  const auto walk = [&] {
+    const Tape tape = Tape::record(true);
+    const Var x = tape.leaf(p);
+    const Gradients gradients = tape.backward(sum(x * x + x));
+    EXPECT_FALSE(gradients.of(p));
+  };
+  walk();
+  expect_values(p.gradient, {107, 209});
+  walk();  // a second micro-batch
+  expect_values(p.gradient, {114, 218});
+}
+
+TEST(Tape, KeepsNothingForConstants) {
+  const Var y = gelu(exp(Var(filled({1}, {1}))));
+  EXPECT_EQ(y.node, -1);
+  EXPECT_FALSE(y.tape);
+}
+
+TEST(Tape, ShowsWhatEachNodeKeeps) {
+  const Tape tape = Tape::record();
+  const Var x = tape.leaf(filled({2, 3}, {1, 2, 3, 4, 5, 6}));
+  sum(exp(x), 1);
+  const std::vector<NodeInfo> nodes = tape.nodes();
+  ASSERT_EQ(nodes.size(), 4u);
+  EXPECT_EQ(nodes[0].name, "leaf");
+  EXPECT_EQ(nodes[1].name, "exp");
+  EXPECT_EQ(nodes[1].kept_bytes, 48u);
+  EXPECT_EQ(nodes[2].name, "sum");
+  EXPECT_EQ(nodes[2].shape, (Shape{2, 1}));
+  EXPECT_EQ(nodes[2].inputs, std::vector<int>{1});
+  EXPECT_EQ(nodes[3].name, "reshape");
+  EXPECT_EQ(tape.kept_bytes(), 48u);
+}
+
+TEST(Tape, FreesWhatItKeptAsItWalks) {
+  const Tape tape = Tape::record();
+  const Var x = tape.leaf(filled({2}, {1, 2}));
+  tape.backward(sum(exp(x)));
+  EXPECT_EQ(tape.kept_bytes(), 0u);
+}
+
+}  // namespace
+}  // namespace sinkhorn
