@@ -94,6 +94,40 @@ CaseResult check_case(std::string label, const std::function<GradientProblem(Dra
   return {std::move(label), std::move(report), passed};
 }
 
+GradientProblem op_problem(const AnyCase& at, Draw& draw) {
+  const Tensors inputs = at.inputs(draw);
+  GradientProblem problem;
+  std::vector<bool> differentiated;
+  for (std::size_t k = 0; k < inputs.size(); ++k) {
+    const bool constant = std::find(at.constants.begin(), at.constants.end(), int(k)) != at.constants.end();
+    differentiated.push_back(inputs[k] && inputs[k].dtype() == DType::f64 && !constant);
+    if (!differentiated[k]) continue;
+    problem.points.push_back(inputs[k]);
+    problem.names.push_back("input " + std::to_string(k));
+  }
+  problem.value = [=] { return at.apply(std::vector<Var>(inputs.begin(), inputs.end())).value; };
+  problem.gradients = [=](const Tensor& cotangent) {
+    const Tape tape = Tape::record();
+    std::vector<Var> vars, leaves;
+    for (std::size_t k = 0; k < inputs.size(); ++k) {
+      vars.push_back(differentiated[k] ? tape.leaf(inputs[k]) : Var(inputs[k]));
+      if (differentiated[k]) leaves.push_back(vars.back());
+    }
+    const Gradients gradients = tape.backward(at.apply(vars), cotangent);
+    Tensors flows;
+    for (const Var& leaf : leaves) flows.push_back(gradients.of(leaf));
+    return flows;
+  };
+  return problem;
+}
+
+std::vector<CaseResult> OpCheck::run() const {
+  std::vector<CaseResult> results;
+  for (const AnyCase& at : cases())
+    results.push_back(check_case(at.label, [&](Draw& draw) { return op_problem(at, draw); }));
+  return results;
+}
+
 double relative_error(const Tensor& got, const Tensor& want, double largest_of_kind) {
   constexpr double kInfinite = std::numeric_limits<double>::infinity();
   if (got.shape() != want.shape()) return kInfinite;

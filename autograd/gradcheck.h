@@ -42,53 +42,37 @@ struct CaseResult {
 /// Calls `problem_at(draw)` with fresh draws until the point is smooth (at most 20 times), and checks it there.
 CaseResult check_case(std::string label, const std::function<GradientProblem(Draw&)>& problem_at, Rng rng = Rng(1));
 
-/// The problem of one case of an op.
+/// A case with its op's type forgotten, so that the checker is compiled once and not once per op.
+struct AnyCase {
+  std::string label;
+  std::function<Tensors(Draw&)> inputs;
+  std::vector<int> constants;
+  std::function<Var(std::span<const Var> inputs)> apply;
+};
+
 template <Op O>
-GradientProblem op_problem(const Case<O>& at, Draw& draw) {
-  const Tensors inputs = at.inputs(draw);
-  GradientProblem problem;
-  std::vector<bool> differentiated;
-  for (std::size_t k = 0; k < inputs.size(); ++k) {
-    bool checked = inputs[k] && inputs[k].dtype() == DType::f64;
-    for (int constant : at.constants) checked &= constant != int(k);
-    differentiated.push_back(checked);
-    if (!checked) continue;
-    problem.points.push_back(inputs[k]);
-    problem.names.push_back("input " + std::to_string(k));
-  }
-  const O op = at.op;
-  problem.value = [=] {
-    Saved unused{{}, std::vector<bool>(inputs.size(), false)};
-    return Output(op.forward(unused, inputs)).y;
-  };
-  problem.gradients = [=](const Tensor& cotangent) {
-    const Tape tape = Tape::record();
-    std::vector<Var> vars, leaves;
-    for (std::size_t k = 0; k < inputs.size(); ++k) {
-      vars.push_back(differentiated[k] ? tape.leaf(inputs[k]) : Var(inputs[k]));
-      if (differentiated[k]) leaves.push_back(vars.back());
-    }
-    const Gradients gradients = tape.backward(apply(op, std::span<const Var>(vars)), cotangent);
-    Tensors flows;
-    for (const Var& leaf : leaves) flows.push_back(gradients.of(leaf));
-    return flows;
-  };
-  return problem;
+AnyCase any_case(const Case<O>& at) {
+  return {at.label, at.inputs, at.constants, [op = at.op](std::span<const Var> inputs) { return apply(op, inputs); }};
 }
 
-/// An op and its checks, as listed by all_op_checks().
+/// The problem of one case, at freshly drawn inputs.
+GradientProblem op_problem(const AnyCase& at, Draw& draw);
+
+/// An op and its cases, as listed by all_op_checks().
 struct OpCheck {
   std::string_view name;
-  std::function<std::vector<CaseResult>()> run;
+  std::function<std::vector<AnyCase>()> cases;
+
+  /// Checks every case.
+  std::vector<CaseResult> run() const;
 };
 
 template <Op O>
 OpCheck op_check() {
   return {O::name, [] {
-            std::vector<CaseResult> results;
-            for (const Case<O>& at : O::cases())
-              results.push_back(check_case(at.label, [&](Draw& draw) { return op_problem(at, draw); }));
-            return results;
+            std::vector<AnyCase> cases;
+            for (const Case<O>& at : O::cases()) cases.push_back(any_case(at));
+            return cases;
           }};
 }
 
