@@ -11,7 +11,7 @@ void check_picks(std::string_view name, const Tensor& picks, const Shape& shape)
 
 // Picks as a routing draws them, -1 among them.
 Tensor draw_picks(Draw& draw, Shape shape, std::int32_t buckets) {
-  const Tensor picks = draw.integers(shape, buckets + 1);
+  Tensor picks = draw.integers(shape, buckets + 1);
   for (std::int32_t& pick : picks.span<std::int32_t>()) --pick;
   return picks;
 }

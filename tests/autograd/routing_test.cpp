@@ -13,7 +13,7 @@ namespace {
 
 constexpr double kNone = -std::numeric_limits<double>::infinity();
 
-Tensor row(std::vector<double> values) { return Tensor::from(values, {1, std::int64_t(values.size())}); }
+Tensor row(const std::vector<double>& values) { return Tensor::from(values, {1, std::int64_t(values.size())}); }
 std::vector<std::int32_t> picks_of(const TopK& chosen) {
   const auto picks = chosen.picks.span<std::int32_t>();
   return {picks.begin(), picks.end()};
