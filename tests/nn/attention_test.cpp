@@ -115,6 +115,16 @@ TEST(BucketedAttention, NamesTheExtentsThatDoNotFit) {
   }
 }
 
+// Two heads, the second rotated left by 1; tokens 2 and 3 are padded: bucket 1 of the plain head holds no real token,
+// while the rotated head's buckets are (1, 2), (3, 4), (5, 0).
+TEST(CausalChoices, AreNullsAndEarlierBucketsWithARealToken) {
+  Tensor mask = Tensor::full({1, 6}, 1, DType::boolean);
+  mask.data<bool>()[2] = mask.data<bool>()[3] = false;
+  const std::vector<double> expected{1, 0, 0, 0, 1, 1, 0, 0, 1, 1, 0, 0,   // head 0: a null, then buckets 0 .. 2
+                                     1, 0, 0, 0, 1, 1, 0, 0, 1, 1, 1, 0};  // head 1
+  EXPECT_EQ(causal_choices(1, 2, 3, 2, 1, mask).to_vector(), expected);
+}
+
 // bucket_summary against cumulative_mean and slices, rotated heads and masks included.
 TEST(BucketSummary, EqualsTheComposedForm) {
   for (int seed = 0; seed < 60; ++seed) {
