@@ -28,6 +28,7 @@ struct Tape::State {
   std::map<const Parameter*, int> leaves;
   bool into_parameters = false;
   bool walked = false;
+  Watch watch;
 };
 
 Tape Tape::record(bool into_parameters) {
@@ -61,6 +62,7 @@ Var Tape::push(std::unique_ptr<AnyOp> op, std::span<const Var> inputs, Saved sav
     tape = input.tape;
   }
   if (tape.state_->walked) fail(op->name(), ": the tape was already walked by backward; record a new one");
+  if (tape.state_->watch) tape.state_->watch(op->name(), false, value);
   tape.state_->nodes.push_back({std::move(op), std::move(nodes), std::move(saved), value.shape(), value.dtype()});
   const int node = int(tape.state_->nodes.size()) - 1;
   return {std::move(value), std::move(tape), node};
@@ -113,6 +115,7 @@ Gradients Tape::backward(const Var& root, Tensor seed) const {
       Tensors flows = node.op->backward(node.saved, grads[i]);
       grads[i] = {};
       for (std::size_t k = 0; k < flows.size(); ++k) {
+        if (state_->watch && flows[k]) state_->watch(node.op->name(), true, flows[k]);
         const int to = node.inputs[k];
         if (to < 0 || !flows[k]) continue;
         if (flows[k].shape() != nodes[to].shape || flows[k].dtype() != nodes[to].dtype)
@@ -133,6 +136,8 @@ Gradients Tape::backward(const Var& root, Tensor seed) const {
   result.parameters_.assign(state_->leaves.begin(), state_->leaves.end());
   return result;
 }
+
+void Tape::watch(Watch see) const { state_->watch = std::move(see); }
 
 std::vector<NodeInfo> Tape::nodes() const {
   std::vector<NodeInfo> infos;

@@ -103,6 +103,10 @@ class Tape {
   /// once.
   Gradients backward(const Var& root, Tensor seed = {}) const;
 
+  /// Calls `see` with every result from here on: an op's value as it runs, and in backward each of its flows.
+  using Watch = std::function<void(std::string_view op, bool backward, const Tensor& value)>;
+  void watch(Watch see) const;
+
   std::vector<NodeInfo> nodes() const;
   std::size_t kept_bytes() const;
 

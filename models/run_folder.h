@@ -56,7 +56,7 @@ class RunFolder {
   static std::string step_name(std::int64_t step);  ///< step-000600.safetensors
   static constexpr const char* best_name = "best.safetensors";
   static constexpr const char* lock_name = ".lock";
-  static constexpr int kept = 2;
+  int kept = 2;  ///< step checkpoints that a save leaves; at least 2
 
  private:
   void write(const std::string& name, std::int64_t step, safetensors::Metadata metadata,

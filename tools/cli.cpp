@@ -11,8 +11,12 @@
 
 #include "autograd/error.h"
 #include "build_info.h"
+#include "tools/device.h"
 #include "tools/doctor.h"
+#include "tools/eval.h"
+#include "tools/generate.h"
 #include "tools/gradcheck.h"
+#include "tools/parity.h"
 #include "tools/train.h"
 
 namespace sinkhorn {
@@ -92,6 +96,67 @@ void add_train(CLI::App& app, Command& command) {
   });
 }
 
+/// A command whose options are a table of fields.
+template <class Options>
+void add_table_command(CLI::App& app, Command& command, const std::string& name, const std::string& purpose,
+                       const std::string& examples, int (*run)(const Options&, std::ostream&)) {
+  auto* sub = app.add_subcommand(name, purpose);
+  auto flags = std::make_shared<FieldFlags>();
+  Options defaults;
+  flags->add(*sub, fields(defaults), "Options");
+  sub->footer("Examples:\n" + examples);
+  sub->callback([flags, run, name, &command] {
+    command = [flags, run, name] {
+      Options options;
+      const Fields table = fields(options);
+      for (const auto& [option, text] : flags->given()) {
+        const Field& field = *find_field(table, option);
+        assign(field, parse_value(field, text, flag_of(option)), flag_of(option));
+      }
+      check_ranges(table, name);
+      return run(options, std::cout);
+    };
+  });
+}
+
+void add_eval(CLI::App& app, Command& command) {
+  add_table_command<EvalOptions>(app, command, "eval", "Say how well a checkpoint predicts a text",
+                                 "  sinkhorn eval --checkpoint runs/cpu-small\n"
+                                 "  sinkhorn eval --checkpoint runs/book/best.safetensors --data other.txt --whole",
+                                 evaluate_checkpoint);
+}
+
+void add_generate(CLI::App& app, Command& command) {
+  add_table_command<GenerateOptions>(app, command, "generate", "Print text from a checkpoint, as it is drawn",
+                                     "  sinkhorn generate --checkpoint runs/cpu-small --prompt 'The '\n"
+                                     "  sinkhorn generate --checkpoint runs/cpu-small --temperature 0.5 --samples 3\n"
+                                     "  cat letter.txt | sinkhorn generate --checkpoint runs/book --prompt-file -",
+                                     generate_text);
+}
+
+void add_parity(CLI::App& app, Command& command) {
+  auto* sub =
+      app.add_subcommand("parity", "Compare the model with the numbers of an independent implementation, in f64");
+  auto options = std::make_shared<ParityOptions>();
+  sub->add_option("PATH", options->paths, "reference files (.safetensors), or folders of them");
+  sub->add_option("--tolerance", options->tolerance, "largest relative error")
+      ->type_name("X")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  sub->add_option("--device", options->device, "where to compute")
+      ->type_name("auto|cpu|cuda")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+  sub->footer("Examples:\n  sinkhorn parity fixtures/\n  sinkhorn parity lm_causal.safetensors --tolerance 1e-9");
+  sub->callback([options, &command] {
+    command = [options] {
+      if (options->paths.empty()) fail<UsageError>("parity: name reference files, or folders of them");
+      choose_device(options->device);
+      options->device = "cpu";
+      return parity(*options, std::cout);
+    };
+  });
+}
+
 void add_doctor(CLI::App& app, Command& command) {
   auto* sub = app.add_subcommand("doctor", "Say what this build and this machine offer, and what is missing");
   sub->footer("Examples:\n  sinkhorn doctor");
@@ -132,11 +197,15 @@ int parse_and_run(std::vector<std::string> arguments) {
       "Examples:\n"
       "  sinkhorn train                     a character model of English prose, in minutes\n"
       "  sinkhorn train --help              its options\n"
+      "  sinkhorn generate --checkpoint runs/cpu-small --prompt 'The '\n"
       "\nExit codes: 0 ok, 1 a check failed or internal error, 2 usage, 3 data, checkpoint or output folder,\n"
       "            4 out of memory, 5 non-finite loss or gradient, 6 device, 130 interrupted");
   Command command;
   add_train(app, command);
   add_gradcheck(app, command);
+  add_eval(app, command);
+  add_generate(app, command);
+  add_parity(app, command);
   add_doctor(app, command);
   // Unknown words are collected, not refused by the library, so that the message can name the nearest known one.
   app.allow_extras();

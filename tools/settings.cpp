@@ -51,6 +51,7 @@ Fields fields(TrainConfig& c) {
       {"data", &c.data, text, "text file, plain or .gz; - reads standard input; default the Jargon File"},
       {"out", &c.out, text, "folder for logs and checkpoints; default runs/PRESET"},
       {"resume", &c.resume, flag, "continue from the newest checkpoint in the folder"},
+      {"override", &c.override_settings, flag, "resume although training options differ from the checkpoint's"},
       {"device", &c.device, one_of({"auto", "cpu", "cuda"}), "where to compute"},
       {"threads", &c.threads, between(0, 1024), "threads of the CPU backend; 0 takes all cores"},
       {"seed", &c.seed, at_least(0), "the run is a function of the seed, for any number of threads"},

@@ -11,7 +11,7 @@ struct TrainConfig {
   std::string preset;
   std::string data;  // empty: the default text
   std::string out;   // empty: runs/PRESET
-  bool resume = false;
+  bool resume = false, override_settings = false;
   std::string device = "auto";
   std::int64_t threads = 0;  // 0: all cores
   std::int64_t seed = 1;

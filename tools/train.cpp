@@ -1,10 +1,305 @@
 #include "tools/train.h"
 
-#include <iostream>
+#include <fmt/format.h>
 
-#include "autograd/error.h"
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <iostream>
+#include <memory>
+#include <optional>
+
+#include "autograd/parallel.h"
+#include "models/run_folder.h"
+#include "tools/checkpoint.h"
+#include "tools/dataset.h"
+#include "tools/device.h"
+#include "tools/generate.h"
+#include "tools/hint.h"
+#include "tools/interrupt.h"
+#include "tools/progress.h"
+#include "tools/resume.h"
+#include "tools/run_log.h"
 
 namespace sinkhorn {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double milliseconds_since(Clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+constexpr std::uint32_t kSampleStream = 3;  // apart from the trainer's
+
+class Run {
+ public:
+  Run(Settings settings, ChosenDevice device) : settings_(std::move(settings)), device_(std::move(device)) {}
+
+  int go() {
+    if (settings_.train.resume) {
+      prepare_resumed();
+    } else {
+      prepare_new();
+    }
+    banner();
+    const InterruptGuard guard;
+    if (trainer_->steps_done() < settings_.train.steps) {
+      if (!loop()) {
+        std::cout << "interrupted; to go on: " << hint({"train", "--out", settings_.train.out, "--resume"})
+                  << std::endl;
+        return 130;
+      }
+    } else {
+      std::cout << fmt::format("this run is complete at step {}; --steps {} would go on\n", trainer_->steps_done(),
+                               2 * trainer_->steps_done());
+    }
+    finish();
+    return interrupted() ? 130 : 0;
+  }
+
+ private:
+  void prepare_new() {
+    TrainConfig& train = settings_.train;
+    if (settings_.origins["out"].starts_with("preset ")) train.out = fresh_folder(train.out);
+    if (holds_run(train.out))
+      fail<DataError>("the folder ", train.out, " holds a run: add --resume to go on with it, or choose another --out");
+    data_ = load_dataset(train.data, train.vocabulary, train.seq_len);
+    const std::int64_t tokens = data_.tokenizer.size();
+    if (settings_.model.num_tokens != 0 && settings_.model.num_tokens != tokens)
+      fail<DataError>("num_tokens ", settings_.model.num_tokens, " does not match the vocabulary of ", data_.name,
+                      ", which has ", tokens, "; leave num_tokens out");
+    settings_.model.num_tokens = tokens;
+    prompt_ = prompt_tokens(data_.tokenizer, train.sample_prompt, "--sample-prompt");
+    trainer_ = std::make_unique<Trainer>(settings_.model, train);
+    folder_.emplace(train.out);
+    folder_->kept = int(train.keep);
+    log_.emplace(train.out, 0);
+  }
+
+  void prepare_resumed() {
+    if (settings_.origins["out"].starts_with("preset ")) settings_.train.out = latest_folder(settings_.train.out);
+    const std::string out = settings_.train.out;
+    if (!holds_run(out))
+      fail<DataError>("nothing to resume: ", out, " holds no checkpoint; leave --resume out to start");
+    folder_.emplace(out);
+    const NewestCheckpoint newest = folder_->newest();
+    for (const auto& line : newest.skipped) std::cerr << "sinkhorn: skipped " << line << std::endl;
+    if (!newest.checkpoint)
+      fail<DataError>("nothing to resume: no checkpoint in ", out, " is usable; start a new run with another --out");
+    const safetensors::File& file = newest.checkpoint->file;
+    record_ = read_record(file);
+    settings_ = settings_to_resume(settings_, record_, file.path);
+    const TrainConfig& train = settings_.train;
+    folder_->kept = int(train.keep);
+    // A vocabulary of other data is the clearer complaint, so it comes before that the data is another one.
+    data_ = load_dataset(train.data, train.vocabulary, train.seq_len);
+    require_same_vocabulary(data_.tokenizer, record_.tokenizer, file.path);
+    if (data_.fingerprint != record_.data_fingerprint)
+      fail<DataError>("data: ", data_.name, " is not the text this run was trained on (", data_.fingerprint, " here, ",
+                      record_.data_fingerprint, " then); give that text with --data, or start a new run");
+    prompt_ = prompt_tokens(data_.tokenizer, train.sample_prompt, "--sample-prompt");
+    trainer_ = std::make_unique<Trainer>(settings_.model, train);
+    load_checkpoint(file, record_, *trainer_);
+    last_saved_ = file.path;
+    log_.emplace(out, record_.step);
+  }
+
+  void banner() {
+    const TrainConfig& train = settings_.train;
+    const ModelConfig& model = settings_.model;
+    const auto line = [](const char* what, const std::string& text) {
+      std::cout << fmt::format("{:<8} {}\n", what, text);
+    };
+    line("device", fmt::format("CPU, {} thread{}{}", threads(), threads() == 1 ? "" : "s",
+                               device_.why.empty() ? "" : " (" + device_.why + ")"));
+    line("model", fmt::format("{} parameters: dim {}, depth {}, {} heads ({} local), buckets of {}{}",
+                              grouped(trainer_->parameters().count()), model.dim, model.depth, model.heads,
+                              model.n_local_attn_heads, model.bucket_size, model.reversible ? ", reversible" : ""));
+    line("data",
+         fmt::format("{}: {} characters, {} different tokens; {} tokens to train on, {} to validate", data_.name,
+                     grouped(data_.characters), data_.tokenizer.size(), grouped(std::int64_t(data_.split.train.size())),
+                     grouped(std::int64_t(data_.split.validation.size()))));
+    if (!data_.note.empty()) line("note", data_.note);
+    compressed_ = data_.compressed();
+    if (!compressed_.empty()) line("compare", to_text(compressed_) + " bits per character of the validation part");
+
+    std::string config = train.preset.empty() ? "defaults" : "preset " + train.preset;
+    const auto changed = std::count_if(settings_.origins.begin(), settings_.origins.end(), [](const auto& origin) {
+      return origin.second.starts_with("flag ") && origin.first != "preset";
+    });
+    if (changed > 0) config += fmt::format(", {} flag{}", changed, changed == 1 ? "" : "s");
+    line("config", config + "; --print-config shows every value and its origin");
+    line("folder", train.out + (train.resume ? fmt::format(", resumed at step {}", trainer_->steps_done()) : ""));
+    std::cout << std::flush;
+
+    const std::int64_t left = train.steps - trainer_->steps_done();
+    if (left <= 0) return;
+    const Trainer::Cost cost = trainer_->measure(batch_of(trainer_->steps_done() + 1, 0));
+    const double evaluations = double(left / train.eval_every + 1) * double(train.eval_batches) / 3;
+    const double seconds = cost.milliseconds / 1000 * (double(left * train.accumulate) + evaluations);
+    line("memory", fmt::format("about {:.0f} MiB (measured on one batch)", double(cost.peak_bytes) / (1 << 20)));
+    line("time", fmt::format("about {} for {} steps of {} tokens", duration(seconds), grouped(left),
+                             grouped(tokens_per_step())));
+    std::cout << std::endl;
+  }
+
+  std::int64_t tokens_per_step() const {
+    return settings_.train.batch_size * settings_.train.accumulate * settings_.train.seq_len;
+  }
+
+  Batch batch_of(std::int64_t step, std::int64_t micro_step) const {
+    const TrainConfig& train = settings_.train;
+    return to_batch(training_windows(data_.split.train, train.batch_size, train.seq_len, std::uint64_t(train.seed),
+                                     step, micro_step));
+  }
+
+  double validation_loss() const {
+    const TrainConfig& train = settings_.train;
+    double sum = 0;
+    for (std::int64_t i = 0; i < train.eval_batches; ++i)
+      sum += trainer_->evaluate(
+          to_batch(validation_windows(data_.split.validation, train.batch_size, train.seq_len, i, train.eval_batches)));
+    return sum / double(train.eval_batches);
+  }
+
+  /// False if the user interrupted it; the state is saved then.
+  bool loop() {
+    const TrainConfig& train = settings_.train;
+    Progress progress(std::cout, terminal_columns(), train.log_every, trainer_->steps_done());
+    try {
+      while (trainer_->steps_done() < train.steps && !interrupted()) step(progress);
+    } catch (const NonFinite& error) {
+      progress.clear();
+      fail<NonFinite>(error.what(), last_good());
+    } catch (const OutOfMemory& error) {
+      progress.clear();
+      fail<OutOfMemory>(error.what(), last_good());
+    } catch (...) {
+      progress.clear();
+      throw;
+    }
+    progress.clear();
+    return trainer_->steps_done() >= train.steps;
+  }
+
+  void step(Progress& progress) {
+    const TrainConfig& train = settings_.train;
+    const std::int64_t step = trainer_->steps_done() + 1;
+    const auto start = Clock::now();
+    const StepResult result = trainer_->step([&](std::int64_t micro) { return batch_of(step, micro); });
+    const double milliseconds = milliseconds_since(start);
+    LogEntry entry{.step = step,
+                   .loss = result.loss,
+                   .bits_per_character = data_.bits_per_character(result.loss),
+                   .val_loss = {},
+                   .val_bits_per_character = {},
+                   .learning_rate = result.learning_rate,
+                   .gradient_norm = result.gradient_norm,
+                   .tokens_per_second = double(tokens_per_step()) / milliseconds * 1000,
+                   .milliseconds = milliseconds};
+    const bool last = step == train.steps, best = evaluate_if_due(entry, last);
+    log_->add(entry);
+    progress.report({.step = step,
+                     .steps = train.steps,
+                     .loss = entry.loss,
+                     .bits_per_character = entry.bits_per_character,
+                     .gradient_norm = entry.gradient_norm,
+                     .learning_rate = entry.learning_rate,
+                     .milliseconds = entry.milliseconds,
+                     .tokens_per_second = entry.tokens_per_second});
+    if (entry.val_loss) show_evaluation(entry, best, progress);
+    const bool due = step % train.checkpoint_every == 0 || last || interrupted();
+    if (best || due) save(best, due);
+    if (due) progress.say(fmt::format("saved step {}: {}", step, last_saved_));
+  }
+
+  /// Fills in the validation loss where one is due. True if it is the best so far.
+  bool evaluate_if_due(LogEntry& entry, bool last) {
+    if (entry.step % settings_.train.eval_every != 0 && !last) return false;
+    entry.val_loss = validation_loss();
+    entry.val_bits_per_character = data_.bits_per_character(*entry.val_loss);
+    if (!(*entry.val_loss < record_.best_val_loss)) return false;
+    record_.best_val_loss = *entry.val_loss;
+    record_.best_step = entry.step;
+    return true;
+  }
+
+  void show_evaluation(const LogEntry& entry, bool best, Progress& progress) {
+    progress.say(fmt::format("step {}: validation loss {:.4f}, {:.3f} bits per character{}", entry.step,
+                             *entry.val_loss, *entry.val_bits_per_character, best ? ", the best so far" : ""));
+    std::vector<double> others;
+    for (const auto& size : compressed_) others.push_back(size.bits);
+    if (warned_ || !too_good(*entry.val_bits_per_character, others)) return;
+    warned_ = true;
+    progress.say(
+        fmt::format("warning: too good to be true: {:.2f} bits per character, where compressors need {:.2f}. "
+                    "Either the validation part repeats the training part, or the model sees the future.",
+                    *entry.val_bits_per_character, *std::min_element(others.begin(), others.end())));
+  }
+
+  void save(bool best, bool due) {
+    const Tensor& values = trainer_->parameters().values;
+    const auto numbers = values.span<float>();
+    if (!std::all_of(numbers.begin(), numbers.end(), [](float v) { return std::isfinite(v); }))
+      fail<NonFinite>("step ", trainer_->steps_done(),
+                      ": the update made parameters infinite, so they are not saved; lower --learning-rate");
+    record_.model = settings_.model;
+    record_.train = settings_.train;
+    record_.tokenizer = data_.tokenizer;
+    record_.step = trainer_->steps_done();
+    record_.data_name = data_.name;
+    record_.data_fingerprint = data_.fingerprint;
+    record_.data_bytes = data_.bytes;
+    log_->sync();  // no checkpoint without its log lines
+    const safetensors::Metadata metadata = to_metadata(record_, trainer_->rng_key(), "cpu");
+    const auto items = checkpoint_items(*trainer_);
+    if (best) folder_->save_best(record_.step, metadata, items);
+    if (!due) return;
+    folder_->save(record_.step, metadata, items);
+    last_saved_ = (folder_->path() / RunFolder::step_name(record_.step)).string();
+  }
+
+  std::string last_good() const {
+    return last_saved_.empty() ? "; there is no checkpoint yet" : "; the last good checkpoint is " + last_saved_;
+  }
+
+  void finish() {
+    const TrainConfig& train = settings_.train;
+    if (record_.best_step > 0)
+      std::cout << fmt::format("best: validation loss {:.4f}, {:.3f} bits per character, at step {}{}\n",
+                               record_.best_val_loss, data_.bits_per_character(record_.best_val_loss),
+                               record_.best_step, compressed_.empty() ? "" : " (" + to_text(compressed_) + ")");
+    if (train.sample_length > 0) {
+      std::cout << fmt::format("\nsample, temperature {}:\n", train.sample_temperature) << train.sample_prompt;
+      stream_continuation(
+          trainer_->model(), data_.tokenizer, prompt_, train.sample_length,
+          {.temperature = train.sample_temperature, .top_k = train.sample_top_k, .top_p = train.sample_top_p},
+          Rng(std::uint64_t(train.seed)).split(kSampleStream), std::cout);
+    }
+    std::cout << "\nnext: " << hint({"generate", "--checkpoint", train.out, "--prompt", "The "}) << std::endl;
+  }
+
+  Settings settings_;
+  ChosenDevice device_;
+  Dataset data_;
+  std::vector<std::int32_t> prompt_;
+  std::unique_ptr<Trainer> trainer_;
+  std::optional<RunFolder> folder_;
+  std::optional<RunLog> log_;
+  RunRecord record_;  // the best result so far; the rest is filled in when it is saved
+  std::vector<CompressedSize> compressed_;
+  std::string last_saved_;
+  bool warned_ = false;
+};
+
+}  // namespace
+
+bool too_good(double bits_per_character, const std::vector<double>& compressors) {
+  return bits_per_character < 0.8 && !compressors.empty() &&
+         *std::min_element(compressors.begin(), compressors.end()) > 2;
+}
 
 int train(const TrainOptions& options) {
   if (options.print_options) {
@@ -16,7 +311,9 @@ int train(const TrainOptions& options) {
     std::cout << to_toml(settings);
     return 0;
   }
-  fail("train: this build prints configurations only; use --print-config");
+  const ChosenDevice device = choose_device(settings.train.device);
+  if (settings.train.threads > 0) set_threads(int(settings.train.threads));
+  return Run(settings, device).go();
 }
 
 }  // namespace sinkhorn

@@ -1,0 +1,255 @@
+// Training steps: what a model learns, that equal steps give equal bits, and what happens when numbers run away.
+#include "tools/trainer.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "autograd/parallel.h"
+#include "models/generate.h"
+#include "tools/corpus.h"
+#include "tools/schedule.h"
+
+namespace sinkhorn {
+namespace {
+
+ModelConfig tiny_model() {
+  ModelConfig model;
+  model.num_tokens = 12;
+  model.dim = 32;
+  model.depth = 2;
+  model.heads = 4;
+  model.n_local_attn_heads = 2;
+  model.bucket_size = 8;
+  model.causal = true;
+  model.max_seq_len = 32;
+  return model;
+}
+
+TrainConfig quick_training() {
+  TrainConfig train;
+  train.steps = 100;
+  train.warmup_steps = 10;
+  train.learning_rate = 3e-3;
+  train.min_learning_rate = 3e-4;
+  train.embedding_init_std = 0.02;
+  return train;
+}
+
+Batch random_batch(std::uint64_t seed, std::int64_t rows = 4) {
+  return {integers(Rng(seed).split(1), {rows, 32}, 12), integers(Rng(seed).split(2), {rows, 32}, 12)};
+}
+
+StepResult step_on(Trainer& trainer, const Batch& batch) {
+  return trainer.step([&](std::int64_t) { return batch; });
+}
+
+TEST(Schedule, WarmsUpLinearlyThenFollowsACosine) {
+  TrainConfig train;
+  train.learning_rate = 1;
+  train.min_learning_rate = 0.1;
+  train.warmup_steps = 10;
+  train.steps = 110;
+  EXPECT_DOUBLE_EQ(learning_rate_at(train, 1), 0.1);
+  EXPECT_DOUBLE_EQ(learning_rate_at(train, 5), 0.5);
+  EXPECT_DOUBLE_EQ(learning_rate_at(train, 10), 1);
+  EXPECT_DOUBLE_EQ(learning_rate_at(train, 60), 0.55);
+  EXPECT_NEAR(learning_rate_at(train, 35), 0.1 + 0.45 * (1 + std::sqrt(0.5)), 1e-12);
+  EXPECT_DOUBLE_EQ(learning_rate_at(train, 110), 0.1);
+  train.warmup_steps = 0;
+  EXPECT_NEAR(learning_rate_at(train, 1), 1, 1e-3);
+  train.warmup_steps = 200;  // longer than the run
+  EXPECT_DOUBLE_EQ(learning_rate_at(train, 110), 0.55);
+}
+
+TEST(Trainer, OverfitsOneBatch) {
+  TrainConfig train = quick_training();
+  train.steps = 300;
+  train.weight_decay = 0;
+  Trainer trainer(tiny_model(), train);
+  const Batch batch = random_batch(1, 2);
+  EXPECT_GT(step_on(trainer, batch).loss, 2);
+  while (trainer.steps_done() < train.steps) step_on(trainer, batch);
+  EXPECT_LT(trainer.evaluate(batch), 0.01);
+}
+
+constexpr std::int64_t kSymbols = 48;
+
+/// 48 symbols, a separator, and the same 48 again; only the second half counts.
+Batch duplicates(std::int64_t first, std::int64_t rows) {
+  constexpr std::int64_t length = 2 * kSymbols;
+  Windows windows{rows, length + 1, {}};
+  Tensor counted({rows, length}, DType::boolean);
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const auto tokens = duplicate_sequence(kSymbols, 1, 15, std::uint64_t(first + row));
+    windows.tokens.insert(windows.tokens.end(), tokens.begin(), tokens.end());
+    for (std::int64_t t = 0; t < length; ++t) counted.data<bool>()[row * length + t] = t >= kSymbols;
+  }
+  Batch batch = to_batch(windows);
+  batch.counted = counted;
+  return batch;
+}
+
+/// The share of the second half that a model gets right when it generates it, so that every symbol stands on the
+/// model's own ones.
+double duplication_accuracy(const SinkhornTransformerLM& model, std::int64_t sequences) {
+  std::vector<std::vector<std::int32_t>> prompts, expected;
+  for (std::int64_t i = 0; i < sequences; ++i) {
+    const auto unseen = duplicate_sequence(kSymbols, 1, 15, std::uint64_t(1'000'000 + i));
+    prompts.emplace_back(unseen.begin(), unseen.begin() + kSymbols + 1);
+    expected.emplace_back(unseen.begin() + kSymbols + 1, unseen.end());
+  }
+  const auto generated = generate(model, prompts, kSymbols, {.temperature = 0}, Rng(1));
+  std::int64_t right = 0;
+  for (std::size_t i = 0; i < prompts.size(); ++i)
+    for (std::size_t t = 0; t < std::size_t(kSymbols); ++t) right += generated[i][t] == expected[i][t];
+  return double(right) / double(sequences * kSymbols);
+}
+
+// What is to be repeated lies three buckets back. Routing picks buckets one by one, and from some seeds it stays stuck
+// with one bucket out of reach (loss 0.9), so a few seeds are tried.
+TEST(Trainer, GeneratesDuplicates) {
+  ModelConfig model = tiny_model();
+  model.num_tokens = 16;
+  model.dim = 64;
+  model.heads = 2;
+  model.n_local_attn_heads = 0;
+  model.bucket_size = 16;
+  model.max_seq_len = 2 * kSymbols;
+  TrainConfig train = quick_training();
+  train.steps = 400;
+  train.weight_decay = 0;
+  train.warmup_steps = 20;
+  train.embedding_init_std = 1;
+  double accuracy = 0;
+  for (train.seed = 1; train.seed <= 6 && accuracy < 0.99; ++train.seed) {
+    Trainer trainer(model, train);
+    double loss = 3;
+    while (trainer.steps_done() < train.steps && loss > 0.01)
+      loss = trainer.step([&](std::int64_t) { return duplicates(16 * trainer.steps_done(), 16); }).loss;
+    accuracy = duplication_accuracy(trainer.model(), 20);
+  }
+  EXPECT_GT(accuracy, 0.99);
+}
+
+TEST(Trainer, EqualBitsForAnyNumberOfThreads) {
+  ModelConfig model = tiny_model();
+  model.attn_dropout = model.ff_dropout = model.emb_dropout = 0.1;
+  const auto state_after_steps = [&](int count) {
+    const int before = threads();
+    set_threads(count);
+    Trainer trainer(model, quick_training());
+    for (std::uint64_t i = 0; i < 5; ++i) step_on(trainer, random_batch(i, 8));
+    set_threads(before);
+    const FlatParameters& all = trainer.parameters();
+    return Tensors{all.values.clone(), all.first_moment.clone(), all.second_moment.clone()};
+  };
+  const Tensors one = state_after_steps(1);
+  for (const int count : {2, 4})
+    for (std::size_t i = 0; const Tensor& tensor : state_after_steps(count))
+      EXPECT_TRUE(equal_bits(one[i++], tensor)) << count << " threads";
+}
+
+TEST(Trainer, NoiseIsAFunctionOfSeedAndStep) {
+  ModelConfig model = tiny_model();
+  model.ff_dropout = 0.5;
+  const auto losses = [&](std::int64_t seed) {
+    TrainConfig train = quick_training();
+    train.seed = seed;
+    train.learning_rate = train.min_learning_rate = 1e-30;  // only the noise changes
+    Trainer trainer(model, train);
+    const double first = step_on(trainer, random_batch(1)).loss;
+    return std::pair(first, step_on(trainer, random_batch(1)).loss);
+  };
+  EXPECT_EQ(losses(1), losses(1));
+  EXPECT_NE(losses(1), losses(2));
+  EXPECT_NE(losses(1).first, losses(1).second);
+}
+
+TEST(Trainer, AccumulationAveragesBatches) {
+  TrainConfig train = quick_training();
+  Trainer whole(tiny_model(), train);
+  const Batch large = random_batch(1, 4);
+  train.accumulate = 2;
+  Trainer parts(tiny_model(), train);
+  const StepResult one = step_on(whole, large), two = parts.step([&](std::int64_t micro) {
+    return Batch{large.inputs.slice(2 * micro, 2 * micro + 2), large.targets.slice(2 * micro, 2 * micro + 2)};
+  });
+  EXPECT_NEAR(one.loss, two.loss, 1e-6);
+  EXPECT_NEAR(one.gradient_norm, two.gradient_norm, 1e-5);
+}
+
+TEST(Trainer, ClipsTheGlobalNorm) {
+  TrainConfig train = quick_training();
+  train.clip_norm = 0.01;
+  Trainer trainer(tiny_model(), train);
+  const StepResult result = step_on(trainer, random_batch(1));
+  ASSERT_GT(result.gradient_norm, 0.1);
+  double squares = 0;
+  for (const double moment : trainer.parameters().first_moment.to_vector()) squares += moment * moment;
+  EXPECT_NEAR(std::sqrt(squares), (1 - train.beta1) * train.clip_norm, 1e-5);
+}
+
+TEST(Trainer, NormsBiasesAndEmbeddingsDoNotDecay) {
+  Trainer trainer(tiny_model(), quick_training());
+  int decaying = 0;
+  for (const auto& entry : trainer.parameters().entries()) {
+    const bool weight = entry.name.ends_with("weight") && entry.parameter->value.shape().rank() > 1;
+    EXPECT_EQ(entry.parameter->decays, weight && entry.name.find("emb") == std::string::npos) << entry.name;
+    decaying += entry.parameter->decays;
+  }
+  EXPECT_GT(decaying, 8);
+}
+
+TEST(Trainer, WeightDecayPullsMatricesTowardsZero) {
+  TrainConfig train = quick_training();
+  train.warmup_steps = 0;
+  train.weight_decay = 0;
+  Trainer plain(tiny_model(), train);
+  train.weight_decay = 10;
+  Trainer decayed(tiny_model(), train);
+  const std::vector<double> start = plain.parameters().values.to_vector();
+  const StepResult result = step_on(plain, random_batch(1));
+  step_on(decayed, random_batch(1));
+  const std::vector<double> without = plain.parameters().values.to_vector(),
+                            with = decayed.parameters().values.to_vector();
+  for (const auto& entry : plain.parameters().entries())
+    for (auto i = std::size_t(entry.begin); i < std::size_t(entry.end); ++i) {
+      const double expected = entry.parameter->decays ? result.learning_rate * 10 * start[i] : 0;
+      ASSERT_NEAR(without[i] - with[i], expected, 1e-6) << entry.name;
+    }
+}
+
+TEST(Trainer, ANonFiniteStepNamesItsOriginAndChangesNothing) {
+  Trainer trainer(tiny_model(), quick_training());
+  step_on(trainer, random_batch(1));
+  const auto* entry = trainer.parameters().find("norm.weight");
+  ASSERT_NE(entry, nullptr);
+  entry->parameter->value.data<float>()[3] = std::numeric_limits<float>::quiet_NaN();
+  const Tensor before = trainer.parameters().values.clone();
+  try {
+    step_on(trainer, random_batch(2));
+    FAIL() << "a NaN went unnoticed";
+  } catch (const NonFinite& error) {
+    const std::string message = error.what();
+    for (const char* part : {"step 2", "loss", "layer_norm", "norm.weight"})
+      EXPECT_NE(message.find(part), std::string::npos) << part << " is not in: " << message;
+  }
+  EXPECT_TRUE(equal_bits(before, trainer.parameters().values));
+  EXPECT_EQ(trainer.steps_done(), 1);
+}
+
+TEST(Trainer, MeasuringLeavesNoTrace) {
+  Trainer measured(tiny_model(), quick_training()), plain(tiny_model(), quick_training());
+  const Trainer::Cost cost = measured.measure(random_batch(9));
+  EXPECT_GT(cost.milliseconds, 0);
+  EXPECT_GT(cost.peak_bytes, measured.parameters().values.bytes());
+  step_on(measured, random_batch(1));
+  step_on(plain, random_batch(1));
+  EXPECT_TRUE(equal_bits(measured.parameters().values, plain.parameters().values));
+}
+
+}  // namespace
+}  // namespace sinkhorn

@@ -1,0 +1,66 @@
+#include "tools/eval.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <ostream>
+
+#include "autograd/parallel.h"
+#include "tools/checkpoint.h"
+#include "tools/device.h"
+#include "tools/progress.h"
+
+namespace sinkhorn {
+
+Fields fields(EvalOptions& o) {
+  return {
+      {"checkpoint", &o.checkpoint, anything(), "checkpoint file, or a run's folder, whose best one is taken"},
+      {"data", &o.data, anything(), "text file; - reads standard input; default the text of the training"},
+      {"whole", &o.whole, anything(), "take the whole text, not its validation part (the last tenth)"},
+      {"batch_size", &o.batch_size, at_least(1), "sequences in a batch"},
+      {"device", &o.device, one_of({"auto", "cpu", "cuda"}), "where to compute"},
+      {"threads", &o.threads, between(0, 1024), "threads of the CPU backend; 0 takes all cores"},
+  };
+}
+
+double loss_over(const SinkhornTransformerLM& model, const std::vector<std::int32_t>& tokens, std::int64_t seq_len,
+                 std::int64_t batch_size) {
+  // Neighbouring windows share the token that ends one and begins the next: every token is predicted once.
+  std::vector<std::vector<std::int32_t>> windows;
+  for (std::size_t at = 0; at + 1 < tokens.size(); at += std::size_t(seq_len))
+    windows.emplace_back(tokens.begin() + std::ptrdiff_t(at),
+                         tokens.begin() + std::ptrdiff_t(std::min(at + std::size_t(seq_len) + 1, tokens.size())));
+  double sum = 0;
+  for (std::size_t at = 0; at < windows.size(); at += std::size_t(batch_size)) {
+    const auto end = std::min(at + std::size_t(batch_size), windows.size());
+    const Padded batch = from_sequences({windows.begin() + std::ptrdiff_t(at), windows.begin() + std::ptrdiff_t(end)});
+    const LanguageModelLoss part = autoregressive_loss(model, Scope{}, batch.ids, batch.mask);
+    sum += part.loss.value.item() * double(part.counted);
+  }
+  return sum / double(tokens.size() - 1);
+}
+
+int evaluate_checkpoint(const EvalOptions& options, std::ostream& out) {
+  if (options.checkpoint.empty())
+    fail<UsageError>("eval: --checkpoint is required: a checkpoint file or the folder of a run");
+  choose_device(options.device);
+  if (options.threads > 0) set_threads(int(options.threads));
+  const TrainedModel trained = load_trained_model(options.checkpoint);
+  const RunRecord& record = trained.record;
+  Dataset data = load_dataset(options.data.empty() ? record.train.data : options.data, record.train.vocabulary,
+                              record.train.seq_len, record.tokenizer);
+  if (options.whole) data.use_whole_text();
+  const double loss = loss_over(*trained.model, data.split.validation, record.train.seq_len, options.batch_size);
+  const std::string others = to_text(data.compressed());
+  out << fmt::format("checkpoint  {}, step {}\n", trained.path, grouped(record.step))
+      << fmt::format("data        {}: {} tokens, {}\n", data.name, grouped(std::int64_t(data.split.validation.size())),
+                     options.whole                                 ? "the whole text"
+                     : data.fingerprint == record.data_fingerprint ? "the validation part"
+                                                                   : "the last tenth");
+  if (!data.note.empty()) out << "note        " << data.note << "\n";
+  out << fmt::format("loss        {:.4f} nats a token, {:.4f} bits per character{}\n", loss,
+                     data.bits_per_character(loss), others.empty() ? "" : " (" + others + ")");
+  return 0;
+}
+
+}  // namespace sinkhorn

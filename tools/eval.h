@@ -1,0 +1,31 @@
+// `sinkhorn eval`: how well a checkpoint predicts a text.
+#pragma once
+#include <iosfwd>
+
+#include "models/language_model.h"
+#include "tools/dataset.h"
+#include "tools/settings.h"
+
+namespace sinkhorn {
+
+struct EvalOptions {
+  std::string checkpoint;
+  std::string data;  // empty: the text that the checkpoint was trained on
+  bool whole = false;
+  std::int64_t batch_size = 8;
+  std::string device = "auto";
+  std::int64_t threads = 0;
+};
+/// The table of options; its slots point into `options`.
+Fields fields(EvalOptions& options);
+
+/// Prints loss and bits per character of the validation part of a text, or of all of it. Returns the exit code; errors
+/// are thrown.
+int evaluate_checkpoint(const EvalOptions& options, std::ostream& out);
+
+/// Mean loss in nats of all tokens but the first: windows of `seq_len`, one after another, each predicted from its own
+/// tokens alone.
+double loss_over(const SinkhornTransformerLM& model, const std::vector<std::int32_t>& tokens, std::int64_t seq_len,
+                 std::int64_t batch_size);
+
+}  // namespace sinkhorn

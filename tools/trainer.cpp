@@ -1,0 +1,122 @@
+#include "tools/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <limits>
+
+#include "autograd/optimizer.h"
+#include "autograd/pool.h"
+#include "tools/schedule.h"
+
+namespace sinkhorn {
+namespace {
+
+constexpr std::uint32_t kInitStream = 1, kNoiseStream = 2;
+
+bool all_finite(const Tensor& x) {
+  const auto numbers = x.span<float>();
+  return std::all_of(numbers.begin(), numbers.end(), [](float v) { return std::isfinite(v); });
+}
+
+}  // namespace
+
+Batch to_batch(const Windows& windows) {
+  const Shape shape{windows.rows, windows.columns - 1};
+  return {Tensor::from(windows.inputs(), shape), Tensor::from(windows.targets(), shape)};
+}
+
+Trainer::Trainer(const ModelConfig& model, const TrainConfig& train)
+    : train_(train),
+      model_(model, Rng(std::uint64_t(train.seed)).split(kInitStream), DType::f32,
+             {train.embedding_init_std, train.embedding_init_std}),
+      parameters_(model_),
+      noise_step_(Tensor::zeros({}, DType::i32)),
+      noise_(Rng(std::uint64_t(train.seed)).split(kNoiseStream).key(), noise_step_) {
+  for (const FlatParameters::Entry& e : parameters_.entries())
+    if (e.parameter->decays) decayed_.push_back({e.begin, e.end});
+}
+
+Var Trainer::forward(const Scope& scope, const Batch& batch) const {
+  return cross_entropy(model_(scope, batch.inputs), batch.targets, batch.counted).loss;
+}
+
+Scope Trainer::scope_of(std::int64_t micro_step, Tape tape) const {
+  return {.tape = std::move(tape), .rng = noise_.split(std::uint32_t(micro_step)), .training = true};
+}
+
+double Trainer::add_gradients(const Batch& batch, const Scope& scope) {
+  const Var loss = forward(scope, batch);
+  scope.tape.backward(loss, Tensor::full(loss.shape(), 1 / double(train_.accumulate)));
+  return loss.value.item();
+}
+
+StepResult Trainer::step(const std::function<Batch(std::int64_t)>& batch) {
+  const std::int64_t step = steps_done_ + 1;
+  *noise_step_.data<std::int32_t>() = std::int32_t(step);
+  parameters_.zero_gradients();
+  StepResult result;
+  for (std::int64_t micro = 0; micro < train_.accumulate; ++micro)
+    result.loss += add_gradients(batch(micro), scope_of(micro, Tape::record(true))) / double(train_.accumulate);
+  result.gradient_norm = global_norm({parameters_.gradients});
+  if (!std::isfinite(result.loss) || !std::isfinite(result.gradient_norm)) explain_non_finite(batch, result.loss);
+
+  result.learning_rate = learning_rate_at(train_, step);
+  const double clip = train_.clip_norm > 0 ? std::min(1.0, train_.clip_norm / (result.gradient_norm + 1e-6)) : 1.0;
+  const AdamW adam{
+      .beta1 = train_.beta1, .beta2 = train_.beta2, .eps = train_.epsilon, .weight_decay = train_.weight_decay};
+  adamw_step(adam, step, result.learning_rate, parameters_.values, parameters_.gradients, parameters_.first_moment,
+             parameters_.second_moment, decayed_, clip);
+  steps_done_ = step;
+  return result;
+}
+
+double Trainer::evaluate(const Batch& batch) const { return forward(Scope{}, batch).value.item(); }
+
+Trainer::Cost Trainer::measure(const Batch& batch) {
+  using Clock = std::chrono::steady_clock;
+  Pool& pool = Pool::of(Device::cpu);
+  pool.reset_peak();
+  Cost cost{};
+  // The first pass fills the pool, and is the slower one; a slow step is not worth a second.
+  for (int pass = 0; pass < 2 && cost.milliseconds < 2000; ++pass) {
+    const auto start = Clock::now();
+    add_gradients(batch, scope_of(0, Tape::record(true)));
+    cost.milliseconds = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+  }
+  cost.peak_bytes = pool.stats().peak;
+  parameters_.zero_gradients();
+  return cost;
+}
+
+void Trainer::explain_non_finite(const std::function<Batch(std::int64_t)>& batch, double loss) {
+  // The step again, and every result looked at. A masked score may well be -infinity, so that only counts if nothing
+  // else is wrong.
+  std::string first_op, first_infinity;
+  parameters_.zero_gradients();
+  for (std::int64_t micro = 0; micro < train_.accumulate; ++micro) {
+    const Tape tape = Tape::record(true);
+    tape.watch([&](std::string_view op, bool backward, const Tensor& value) {
+      if (!first_op.empty() || value.dtype() != DType::f32 || all_finite(value)) return;
+      const auto numbers = value.span<float>();
+      const bool masked = std::none_of(numbers.begin(), numbers.end(), [](float v) {
+        return std::isnan(v) || v == std::numeric_limits<float>::infinity();
+      });
+      std::string& first = masked ? first_infinity : first_op;
+      if (first.empty()) first = std::string(op) + (backward ? " (backward)" : "");
+    });
+    add_gradients(batch(micro), scope_of(micro, tape));
+  }
+  if (first_op.empty()) first_op = first_infinity.empty() ? "the sum of the gradients" : first_infinity;
+  std::string parameter;
+  for (const auto& [what, flat] :
+       {std::pair("", &parameters_.values), std::pair("the gradient of ", &parameters_.gradients)})
+    for (const FlatParameters::Entry& e : parameters_.entries())
+      if (parameter.empty() && !all_finite(flat->slice(e.begin, e.end))) parameter = what + e.name;
+  fail<NonFinite>("step ", steps_done_ + 1, ": the ", std::isfinite(loss) ? "gradient" : "loss",
+                  " is not finite; the first op to go wrong is ", first_op,
+                  parameter.empty() ? "" : ", the first parameter " + parameter,
+                  "; lower --learning-rate or raise --warmup-steps");
+}
+
+}  // namespace sinkhorn
