@@ -50,9 +50,11 @@ void require_plausible(const ModelConfig& c, const safetensors::File& file) {
 safetensors::Metadata to_metadata(const RunRecord& record, std::uint64_t rng_key, const std::string& device) {
   RunRecord r = record;
   // Where and how the process ran is no part of the run: resumed or not, the checkpoint is the same.
-  r.train.out.clear();
-  r.train.resume = false;
-  r.train.override_settings = false;
+  const TrainConfig defaults;
+  r.train.out = defaults.out;
+  r.train.resume = r.train.override_settings = false;
+  r.train.device = defaults.device;
+  r.train.threads = defaults.threads;
   const nlohmann::json data = {{"name", r.data_name},
                                {"bytes", r.data_bytes},
                                {"fingerprint", r.data_fingerprint},

@@ -36,7 +36,7 @@ Dataset load_dataset(const std::string& path, const std::string& vocabulary, std
                .bytes = std::int64_t(corpus.text.size()),
                .tokenizer = known                  ? *known
                             : vocabulary == "byte" ? Tokenizer::bytes()
-                                                   : Tokenizer::characters(corpus.text),
+                                                   : Tokenizer::characters(corpus.text, "data: " + corpus.name),
                .split = {},
                .validation_text = {}};
   data.split = split_tokens(data.tokenizer.encode(corpus.text, "data: " + corpus.name), seq_len, corpus.name);

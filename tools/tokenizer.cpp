@@ -29,9 +29,9 @@ void for_each_code_point(std::string_view text, const std::string& where, See se
 
 Tokenizer Tokenizer::bytes() { return {}; }
 
-Tokenizer Tokenizer::characters(std::string_view text) {
+Tokenizer Tokenizer::characters(std::string_view text, const std::string& where) {
   std::set<char32_t> distinct;
-  for_each_code_point(text, "data", [&](char32_t c) { distinct.insert(c); });
+  for_each_code_point(text, where, [&](char32_t c) { distinct.insert(c); });
   Tokenizer tokenizer;
   tokenizer.bytes_ = false;
   tokenizer.characters_.assign(distinct.begin(), distinct.end());

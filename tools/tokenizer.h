@@ -12,8 +12,9 @@ class Tokenizer {
  public:
   /// 256 tokens; takes any file.
   static Tokenizer bytes();
-  /// The distinct code points of `text`, in order of their numbers. Throws DataError if `text` is not UTF-8.
-  static Tokenizer characters(std::string_view text);
+  /// The distinct code points of `text`, in order of their numbers. Throws DataError, beginning with
+  /// `where`, if `text` is not UTF-8.
+  static Tokenizer characters(std::string_view text, const std::string& where = "data");
   /// Reads what `to_json` wrote. Throws DataError, beginning with `where`.
   static Tokenizer from_json(std::string_view json, const std::string& where);
   /// {"kind": "char", "characters": "\n !..."} or {"kind": "byte"}.

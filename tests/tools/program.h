@@ -33,17 +33,20 @@ struct Outcome {
   std::string out, err;
 };
 
+/// How a process starts.
+struct Setup {
+  std::string input = {};                                             // on stdin
+  std::vector<std::pair<std::string, std::string>> environment = {};  // added
+  std::function<void()> in_child = {};                                // before the program starts
+};
+
 /// A running `sinkhorn` with stdout and stderr in files of `folder`, which is also where it runs.
 class Process {
  public:
-  struct Setup {
-    std::string input = {};                                             // on stdin
-    std::vector<std::pair<std::string, std::string>> environment = {};  // added
-    std::function<void()> in_child = {};                                // before the program starts
-  };
   Process(const std::filesystem::path& folder, std::vector<std::string> arguments, const Setup& setup = {})
       : folder_(folder) {
     std::ofstream(path("stdin"), std::ios::binary) << setup.input;
+    for (const char* name : {"stdout", "stderr"}) std::filesystem::remove(path(name));  // of an earlier process
     arguments.insert(arguments.begin(), std::string(build_info::binary_dir) + "/sinkhorn");
     std::vector<char*> words;
     for (auto& argument : arguments) words.push_back(argument.data());
@@ -97,7 +100,7 @@ class Process {
 };
 
 inline Outcome run_program(const std::filesystem::path& folder, std::vector<std::string> arguments,
-                           const Process::Setup& setup = {}) {
+                           const Setup& setup = {}) {
   return Process(folder, std::move(arguments), setup).wait();
 }
 
