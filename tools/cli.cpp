@@ -149,9 +149,6 @@ void add_parity(CLI::App& app, Command& command) {
   sub->footer("Examples:\n  sinkhorn parity fixtures/\n  sinkhorn parity lm_causal.safetensors --tolerance 1e-9");
   sub->callback([options, &command] {
     command = [options] {
-      if (options->paths.empty()) fail<UsageError>("parity: name reference files, or folders of them");
-      choose_device(options->device);
-      options->device = "cpu";
       return parity(*options, std::cout);
     };
   });

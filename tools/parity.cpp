@@ -10,6 +10,7 @@
 #include "autograd/gradcheck.h"
 #include "models/language_model.h"
 #include "models/weights.h"
+#include "tools/device.h"
 
 namespace sinkhorn {
 namespace {
@@ -162,8 +163,7 @@ std::vector<std::filesystem::path> fixture_files(const std::vector<std::string>&
 }  // namespace
 
 int parity(const ParityOptions& options, std::ostream& out) {
-  if (options.device != "cpu")
-    fail<DeviceError>("parity: device ", options.device, " is not available; use --device cpu");
+  choose_device(options.device);
   if (!(options.tolerance > 0)) fail<UsageError>("parity: --tolerance must be above 0");
   const auto files = fixture_files(options.paths);
   int passed = 0, failed = 0;

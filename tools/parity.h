@@ -9,7 +9,7 @@ namespace sinkhorn {
 struct ParityOptions {
   std::vector<std::string> paths;  // fixture files, or folders of them
   double tolerance = 1e-9;
-  std::string device = "cpu";
+  std::string device = "auto";
 };
 
 /// For each fixture: builds the model of its config, loads its weights, runs forward and backward, and prints the worst

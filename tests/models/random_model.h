@@ -1,11 +1,11 @@
 // Random causal configurations, with weights and masks, for property tests.
 #pragma once
-#include <cstdlib>
 #include <memory>
 #include <sstream>
 #include <string>
 
 #include "models/language_model.h"
+#include "tests/shared.h"
 
 namespace sinkhorn::testing {
 
@@ -90,6 +90,6 @@ inline std::string describe(const ModelConfig& c) {
 }
 
 /// How many random configurations to try: more in the long tests.
-inline int configurations(int usual, int lengthy) { return std::getenv("SINKHORN_LONG_TESTS") ? lengthy : usual; }
+inline int configurations(int usual, int lengthy) { return long_tests() ? lengthy : usual; }
 
 }  // namespace sinkhorn::testing

@@ -1,0 +1,105 @@
+// The parity command on the reference fixtures: what this version has must agree, the rest must say why it fails.
+#include "tools/parity.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <fstream>
+#include <sstream>
+
+#include "autograd/error.h"
+#include "models/safetensors.h"
+#include "tests/shared.h"
+
+namespace sinkhorn {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::shared_folder;
+using testing::TemporaryFolder;
+
+struct Outcome {
+  int code;
+  std::string text;
+};
+
+Outcome run(const std::vector<fs::path>& paths, double tolerance = 1e-9) {
+  ParityOptions options{.paths = {}, .tolerance = tolerance};
+  for (const fs::path& path : paths) options.paths.push_back(path.string());
+  std::ostringstream out;
+  const int code = parity(options, out);
+  return {code, out.str()};
+}
+
+class Parity : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!shared_folder()) GTEST_SKIP() << "the reference files are not here";
+    fixtures = *shared_folder() / "fixtures";
+  }
+  fs::path file(const std::string& name) const { return fixtures / (name + ".safetensors"); }
+  fs::path fixtures;
+};
+
+TEST_F(Parity, AgreesOnEveryCausalFixtureWithoutContextAndProductKeys) {
+  std::vector<fs::path> paths;
+  for (const auto& entry : fs::directory_iterator(fixtures)) {
+    const std::string name = entry.path().stem().string();
+    if (name.starts_with("causal_") || name.starts_with("ar_") || name == "local_only_causal") paths.push_back(entry);
+  }
+  for (const char* name : {"lm_autopad_left", "lm_causal", "lm_causal_short", "lm_dim_head", "lm_emb_dim", "lm_glu",
+                           "lm_local_mix", "lm_reversible_chunked", "lm_weight_tie"})
+    paths.push_back(file(name));
+  ASSERT_EQ(paths.size(), 26u);
+  const Outcome outcome = run(paths);
+  EXPECT_EQ(outcome.code, 0) << outcome.text;
+  EXPECT_TRUE(outcome.text.ends_with("\n26 passed, 0 failed\n")) << outcome.text;
+}
+
+TEST_F(Parity, FailsWhereOneNumberIsOff) {
+  std::ifstream in(file("causal_topk2"), std::ios::binary);
+  std::stringstream bytes;
+  bytes << in.rdbuf();
+  std::string text = bytes.str();
+  const safetensors::File original = safetensors::read(file("causal_topk2"));
+  const safetensors::Entry& entry = original.require("grad.layers.layers.0.0.norm.weight");
+  // One element of one gradient, by a millionth of itself.
+  const std::size_t at = std::size_t(text.size() - original.data.size() + entry.begin);
+  double value;
+  std::memcpy(&value, &text[at], sizeof value);
+  value *= 1 + 1e-6;
+  std::memcpy(&text[at], &value, sizeof value);
+  const TemporaryFolder folder;
+  const fs::path changed = folder.path / "changed.safetensors";
+  std::ofstream(changed, std::ios::binary) << text;
+  const Outcome outcome = run({changed, file("causal_topk2")});
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_NE(outcome.text.find("FAIL  changed"), std::string::npos) << outcome.text;
+  EXPECT_NE(outcome.text.find("(grad.layers.layers.0.0.norm.weight)"), std::string::npos) << outcome.text;
+  EXPECT_TRUE(outcome.text.ends_with("\n1 passed, 1 failed\n")) << outcome.text;
+}
+
+TEST_F(Parity, SaysWhatThisVersionDoesNotHave) {
+  const Outcome outcome = run({file("plain_topk2"), file("lm_pkm_layernorm"), file("encdec_context_sortcut")});
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_NE(outcome.text.find("causal = false is not supported by this version"), std::string::npos) << outcome.text;
+  EXPECT_NE(outcome.text.find("pkm_layers is not supported by this version"), std::string::npos) << outcome.text;
+  EXPECT_NE(outcome.text.find("'encoder_decoder' is not supported by this version"), std::string::npos) << outcome.text;
+  EXPECT_TRUE(outcome.text.ends_with("\n0 passed, 3 failed\n")) << outcome.text;
+}
+
+TEST(ParityInput, IsRefusedWithTheReason) {
+  const TemporaryFolder folder;
+  EXPECT_THROW(run({folder.path / "missing"}), DataError);
+  EXPECT_THROW(run({folder.path}), DataError);
+  EXPECT_THROW(run({}), UsageError);
+  EXPECT_THROW(run({folder.path}, 0), UsageError);
+  const fs::path foreign = folder.path / "foreign.safetensors";
+  std::ofstream(foreign) << "not a fixture";
+  const Outcome outcome = run({foreign});
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_TRUE(outcome.text.ends_with("0 passed, 1 failed\n")) << outcome.text;
+}
+
+}  // namespace
+}  // namespace sinkhorn
