@@ -134,8 +134,8 @@ TEST(Philox, UniformNeverReachesEitherEnd) {
   EXPECT_NEAR(sum / kDraws, 0.5, 7e-4);  // five standard deviations
   EXPECT_NEAR(squares / kDraws, 1.0 / 3, 8e-4);
   // The two ends that the formula can reach.
-  EXPECT_GT((float(0u >> 9) + 0.5f) / 8388608, 0);
-  EXPECT_LT((float(~0u >> 9) + 0.5f) / 8388608, 1);
+  EXPECT_GT(RandomBits::to_uniform(0), 0);
+  EXPECT_LT(RandomBits::to_uniform(~0u), 1);
   for (std::uint64_t i = 0; i < 1000; ++i) EXPECT_EQ(double(bits.uniform<float>(i)), bits.uniform<double>(i));
 }
 
