@@ -20,6 +20,19 @@ struct Block {
   std::int64_t choice;  // place of its weight in (B, h, N, n); -1: weight 1
 };
 
+// The matrices of one head at work. Each thread keeps its own from head to head, so that their memory is asked for
+// once.
+template <class R>
+struct Workspace {
+  std::vector<R> q, k, v, out, tile;              // forward; q is scaled by 1 / sqrt(d)
+  std::vector<R> dy, dq, dk, dv, qk, dyv, p, ds;  // backward
+
+  static Workspace& of_this_thread() {
+    thread_local Workspace workspace;
+    return workspace;
+  }
+};
+
 // One head of one sequence. Its rows are brought into the order in which the head sees them and into the type of
 // computation once; then every block of keys is a contiguous matrix. The scores of one query bucket live in `tile`:
 // (bucket, blocks * bucket).
@@ -42,10 +55,11 @@ class Head {
         sorting_head_(head - s_.local),
         shift_(is_local_ ? 0 : s_.shift(sorting_head_)),
         columns_(b_ * (is_local_ ? 2 : s_.n_top + 1)),
-        q_(load(in.q, 1, 0)),
-        k_(load(in.kv, 2, 0)),
-        v_(load(in.kv, 2, 1)) {
-    for (R& x : q_) x *= scale();
+        w_(Workspace<R>::of_this_thread()) {
+    load(in.q, 1, 0, w_.q);
+    load(in.kv, 2, 0, w_.k);
+    load(in.kv, 2, 1, w_.v);
+    for (R& x : w_.q) x *= scale();
     if (!is_local_) {
       null_key_.assign(in.null_keys + sorting_head_ * d_, in.null_keys + (sorting_head_ + 1) * d_);
       null_value_.assign(in.null_values + sorting_head_ * d_, in.null_values + (sorting_head_ + 1) * d_);
@@ -53,29 +67,32 @@ class Head {
   }
 
   void forward(T* y, R* log_sum_exp) {
-    Rows out(q_.size()), tile(b_ * columns_);
+    Rows &out = w_.out, &tile = w_.tile;
+    out.assign(w_.q.size(), R(0));
+    tile.resize(b_ * columns_);
     for (std::int64_t u = 0; u < s_.buckets(); ++u) {
       choose(u);
-      products(&q_[u * b_ * d_], k_, null_key_, tile);
+      products(&w_.q[u * b_ * d_], w_.k, null_key_, tile);
       weigh_and_close(u, tile);
       for (std::int64_t i = 0; i < b_; ++i) log_sum_exp[u * b_ + i] = softmax(&tile[i * columns_]);
       drop(u, tile);
       for (std::size_t c = 0; c < blocks_.size(); ++c)
-        accumulate(weight(c), &tile[c * b_], v_, null_value_, blocks_[c], &out[u * b_ * d_]);
+        accumulate(weight(c), &tile[c * b_], w_.v, null_value_, blocks_[c], &out[u * b_ * d_]);
     }
     store(out, y, 1, 0);
   }
 
   // Writes this head's parts of dq, dkv and dweights, and its share of the null gradients, one row each.
   void backward(const R* log_sum_exp, const T* dy, const Flows& d, R* d_null_key, R* d_null_value) {
-    const Rows dy_rows = load(dy, 1, 0);
-    Rows dq(q_.size()), dk(q_.size()), dv(q_.size());
-    Rows qk(b_ * columns_), dyv(qk.size()), p(qk.size()), ds(qk.size());
+    load(dy, 1, 0, w_.dy);
+    Rows &dq = w_.dq, &dk = w_.dk, &dv = w_.dv, &qk = w_.qk, &dyv = w_.dyv, &p = w_.p, &ds = w_.ds;
+    for (Rows* sum : {&dq, &dk, &dv}) sum->assign(w_.q.size(), R(0));
+    for (Rows* tile : {&qk, &dyv}) tile->resize(b_ * columns_);
     for (std::int64_t u = 0; u < s_.buckets(); ++u) {
-      const R *q = &q_[u * b_ * d_], *dy_u = &dy_rows[u * b_ * d_];
+      const R *q = &w_.q[u * b_ * d_], *dy_u = &w_.dy[u * b_ * d_];
       choose(u);
-      products(q, k_, null_key_, qk);
-      products(dy_u, v_, null_value_, dyv);
+      products(q, w_.k, null_key_, qk);
+      products(dy_u, w_.v, null_value_, dyv);
       p = qk;
       weigh_and_close(u, p);
       for (std::int64_t i = 0; i < b_; ++i) exponentiate(&p[i * columns_], log_sum_exp[u * b_ + i]);
@@ -88,7 +105,7 @@ class Head {
         if (block.choice >= 0) d.weights[block.choice] = tile_dot(ds, qk, at) + tile_dot(p, dyv, at);
         if (block.kind == Block::closed) continue;
         const R w = weight(c);
-        accumulate(w, &ds[at], k_, null_key_, block, &dq[u * b_ * d_]);
+        accumulate(w, &ds[at], w_.k, null_key_, block, &dq[u * b_ * d_]);
         scatter(w, &ds[at], q, block, dk, d_null_key);
         scatter(w, &p[at], dy_u, block, dv, d_null_value);
       }
@@ -113,13 +130,12 @@ class Head {
   std::int64_t row(std::int64_t slot, std::int64_t parts, std::int64_t part) const {
     return (((sequence_ * s_.length + position(slot)) * parts + part) * s_.heads + head_) * d_;
   }
-  Rows load(const T* x, std::int64_t parts, std::int64_t part) const {
-    Rows rows(s_.length * d_);
+  void load(const T* x, std::int64_t parts, std::int64_t part, Rows& rows) const {
+    rows.resize(s_.length * d_);
     for (std::int64_t slot = 0; slot < s_.length; ++slot) {
       const T* from = x + row(slot, parts, part);
       std::copy(from, from + d_, &rows[slot * d_]);
     }
-    return rows;
   }
   void store(const Rows& rows, T* x, std::int64_t parts, std::int64_t part) const {
     for (std::int64_t slot = 0; slot < s_.length; ++slot)
@@ -273,7 +289,7 @@ class Head {
   const std::int64_t b_, d_, sequence_, head_;
   const bool is_local_;
   const std::int64_t sorting_head_, shift_, columns_;
-  Rows q_, k_, v_;  // (T, d), q scaled by 1 / sqrt(d)
+  Workspace<R>& w_;  // q, k, v and their kin are (T, d); the tiles (bucket, columns)
   Rows null_key_, null_value_;
   std::vector<Block> blocks_;
 };
