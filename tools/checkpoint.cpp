@@ -78,7 +78,7 @@ RunRecord read_record(const safetensors::File& file) {
   const auto format = file.metadata.find("format");
   if (format == file.metadata.end() || format->second != format_name)
     fail<DataError>(file.path, ": is a safetensors file, but no checkpoint of sinkhorn train");
-  if (const std::string& version = entry(file, "format_version"); version != format_version)
+  if (const std::string version = entry(file, "format_version"); version != format_version)
     fail<DataError>(file.path, ": has checkpoint format ", version, ", this program reads ", format_version,
                     "; use the program that wrote it");
   const auto where = [&](const char* part) { return file.path + ": its " + part; };
