@@ -84,11 +84,7 @@ class Run {
     if (!holds_run(out))
       fail<DataError>("nothing to resume: ", out, " holds no checkpoint; leave --resume out to start");
     folder_.emplace(out);
-    const NewestCheckpoint newest = folder_->newest();
-    for (const auto& line : newest.skipped) std::cerr << "sinkhorn: skipped " << line << std::endl;
-    if (!newest.checkpoint)
-      fail<DataError>("nothing to resume: no checkpoint in ", out, " is usable; start a new run with another --out");
-    const safetensors::File& file = newest.checkpoint->file;
+    const safetensors::File file = newest_state();
     record_ = read_record(file);
     settings_ = settings_to_resume(settings_, record_, file.path);
     const TrainConfig& train = settings_.train;
@@ -104,6 +100,24 @@ class Run {
     load_checkpoint(file, record_, *trainer_);
     last_saved_ = file.path;
     log_.emplace(out, record_.step);
+  }
+
+  /// The newest good checkpoint; the best one may be newer than the last regular one, and is as complete.
+  safetensors::File newest_state() {
+    NewestCheckpoint newest = folder_->newest();
+    for (const auto& line : newest.skipped) std::cerr << "sinkhorn: skipped " << line << std::endl;
+    const std::filesystem::path best = folder_->path() / RunFolder::best_name;
+    if (std::filesystem::exists(best)) {
+      try {
+        safetensors::File file = read_checkpoint(best);
+        if (!newest.checkpoint || read_record(file).step > newest.checkpoint->step) return file;
+      } catch (const DataError& error) {
+        std::cerr << "sinkhorn: skipped " << error.what() << std::endl;
+      }
+    }
+    if (newest.checkpoint) return std::move(newest.checkpoint->file);
+    fail<DataError>("nothing to resume: no checkpoint in ", folder_->path().string(),
+                    " is usable; start a new run with another --out");
   }
 
   void banner() {
@@ -125,11 +139,17 @@ class Run {
     compressed_ = data_.compressed();
     if (!compressed_.empty()) line("compare", to_text(compressed_) + " bits per character of the validation part");
 
-    std::string config = train.preset.empty() ? "defaults" : "preset " + train.preset;
-    const auto changed = std::count_if(settings_.origins.begin(), settings_.origins.end(), [](const auto& origin) {
-      return origin.second.starts_with("flag ") && origin.first != "preset";
-    });
-    if (changed > 0) config += fmt::format(", {} flag{}", changed, changed == 1 ? "" : "s");
+    std::string config = train.resume           ? "as the checkpoint has it"
+                         : train.preset.empty() ? "defaults"
+                                                : "preset " + train.preset;
+    int flags = 0, file_options = 0;
+    for (const auto& [option, origin] : settings_.origins) {
+      if (option == "preset" || option == "out" || option == "resume") continue;
+      flags += origin.starts_with("flag ");
+      file_options += origin.find(':') != std::string::npos;
+    }
+    for (const auto& [count, what] : {std::pair(file_options, "from a file"), {flags, "by flag"}})
+      if (count > 0) config += fmt::format(", {} option{} {}", count, count == 1 ? "" : "s", what);
     line("config", config + "; --print-config shows every value and its origin");
     line("folder", train.out + (train.resume ? fmt::format(", resumed at step {}", trainer_->steps_done()) : ""));
     std::cout << std::flush;

@@ -229,12 +229,23 @@ TEST_F(Train, ASecondCtrlCEndsItAtOnce) {
 
 TEST_F(Train, ADamagedNewestCheckpointIsPassedOver) {
   ASSERT_EQ(run(command({"--out", "run"})).code, 0);
-  fs::resize_file(in("run/step-000012.safetensors"), 1000);
+  for (const char* name : {"run/step-000012.safetensors", "run/best.safetensors"}) fs::resize_file(in(name), 1000);
   const Outcome got = run({"train", "--out", "run", "--resume"});
   EXPECT_EQ(got.code, 0) << got.err;
-  EXPECT_TRUE(contains(got.err, "step-000012.safetensors")) << got.err;
-  EXPECT_TRUE(contains(got.out, "resumed at step 8"));
+  EXPECT_TRUE(contains(got.err, "step-000012.safetensors") && contains(got.err, "best.safetensors")) << got.err;
+  EXPECT_TRUE(contains(got.out, "resumed at step 8")) << got.out;
   EXPECT_EQ(log_of(in("run")).size(), 12u);
+}
+
+TEST_F(Train, TheBestCheckpointServesWhereItIsTheNewest) {
+  ASSERT_EQ(run(command({"--out", "run"})).code, 0);
+  fs::remove(in("run/step-000012.safetensors"));
+  const auto best = read_record(read_checkpoint(in("run/best.safetensors"))).step;
+  ASSERT_GT(best, 8);
+  const Outcome got = run({"train", "--out", "run", "--resume", "--steps", "20"});
+  EXPECT_EQ(got.code, 0) << got.err;
+  EXPECT_TRUE(contains(got.out, "resumed at step " + std::to_string(best))) << got.out;
+  EXPECT_EQ(log_of(in("run")).size(), 20u);
 }
 
 TEST_F(Train, MoreStepsGoOnFromTheEnd) {
