@@ -10,8 +10,6 @@
 #include <cstdio>
 #include <memory>
 
-extern char** environ;
-
 namespace sinkhorn {
 
 std::optional<std::int64_t> compressed_bytes(const std::string& program, std::string_view text) {

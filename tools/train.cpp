@@ -157,8 +157,9 @@ class Run {
     const std::int64_t left = train.steps - trainer_->steps_done();
     if (left <= 0) return;
     const Trainer::Cost cost = trainer_->measure(batch_of(trainer_->steps_done() + 1, 0));
-    const double evaluations = double(left / train.eval_every + 1) * double(train.eval_batches) / 3;
-    const double seconds = cost.milliseconds / 1000 * (double(left * train.accumulate) + evaluations);
+    const std::int64_t evaluations = left / train.eval_every + 1;
+    const double seconds =
+        cost.milliseconds / 1000 * double(left * train.accumulate + evaluations * train.eval_batches / 3);
     line("memory", fmt::format("about {:.0f} MiB (measured on one batch)", double(cost.peak_bytes) / (1 << 20)));
     line("time", fmt::format("about {} for {} steps of {} tokens", duration(seconds), grouped(left),
                              grouped(tokens_per_step())));
