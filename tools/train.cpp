@@ -43,8 +43,8 @@ class Run {
     } else {
       prepare_new();
     }
-    banner();
     const InterruptGuard guard;
+    banner();
     if (trainer_->steps_done() < settings_.train.steps) {
       if (!loop()) {
         std::cout << "interrupted; to go on: " << hint({"train", "--out", settings_.train.out, "--resume"})
@@ -185,12 +185,13 @@ class Run {
     return sum / double(train.eval_batches);
   }
 
-  /// False if the user interrupted it; the state is saved then.
+  /// At least one step. False if the user interrupted it; the state is saved then.
   bool loop() {
     const TrainConfig& train = settings_.train;
     Progress progress(std::cout, terminal_columns(), train.log_every, trainer_->steps_done());
     try {
-      while (trainer_->steps_done() < train.steps && !interrupted()) step(progress);
+      do step(progress);
+      while (trainer_->steps_done() < train.steps && !interrupted());
     } catch (const NonFinite& error) {
       progress.clear();
       fail<NonFinite>(error.what(), last_good());

@@ -29,7 +29,7 @@ inline std::string content_of(const std::filesystem::path& path) {
 inline bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 struct Outcome {
-  int code = -1;  // of the exit, or 128 + the signal that ended it
+  int code = -1;  // of the exit, or 1000 + the signal that ended it
   std::string out, err;
 };
 
@@ -73,22 +73,27 @@ class Process {
   }
   Process(const Process&) = delete;
 
-  void send(int signal) const { kill(child_, signal); }
+  void send(int signal) const {
+    if (child_ > 0) kill(child_, signal);  // -1 would be everybody
+  }
   std::string out() const { return content_of(path("stdout")); }
   /// Waits until stdout holds `text`. False if the process ended first.
   bool wait_for(const std::string& text) {
     for (;;) {
-      const bool ended = waitpid(child_, &status_, WNOHANG) == child_;
-      if (ended) child_ = -1;
+      const bool last_look = ended();
       if (contains(out(), text)) return true;
-      if (child_ < 0) return false;
+      if (last_look) return false;
       usleep(2000);
     }
+  }
+  bool ended() {
+    if (child_ > 0 && waitpid(child_, &status_, WNOHANG) == child_) child_ = -1;
+    return child_ < 0;
   }
   Outcome wait() {
     if (child_ > 0) waitpid(child_, &status_, 0);
     child_ = -1;
-    return {WIFEXITED(status_) ? WEXITSTATUS(status_) : 128 + WTERMSIG(status_), out(), content_of(path("stderr"))};
+    return {WIFEXITED(status_) ? WEXITSTATUS(status_) : 1000 + WTERMSIG(status_), out(), content_of(path("stderr"))};
   }
 
  private:
