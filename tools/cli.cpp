@@ -34,7 +34,7 @@ std::string placeholder(const Field& field) {
 /// A flag for each field, given as text: types and bounds are checked by the table, with the messages that a file gets.
 class FieldFlags {
  public:
-  void add(CLI::App& app, const Fields& fields, const std::string& group) {
+  void add(CLI::App& app, const Fields& fields, const std::string& group, bool show_defaults = false) {
     for (const auto& field : fields) {
       std::string& text = texts_.emplace_back();
       CLI::Option* option = nullptr;
@@ -43,6 +43,10 @@ class FieldFlags {
       } else {
         option = app.add_option(flag_of(field.name), text, field.help)->type_name(placeholder(field));
       }
+      const Value held = value_of(field);
+      const auto* words = std::get_if<std::string>(&held);
+      const std::string value = words ? *words : to_text(held);
+      if (show_defaults && !value.empty() && value != "false") option->description(field.help + " [" + value + "]");
       option->group(group)->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
       options_.emplace_back(field.name, option);
     }
@@ -103,7 +107,7 @@ void add_table_command(CLI::App& app, Command& command, const std::string& name,
   auto* sub = app.add_subcommand(name, purpose);
   auto flags = std::make_shared<FieldFlags>();
   Options defaults;
-  flags->add(*sub, fields(defaults), "Options");
+  flags->add(*sub, fields(defaults), "Options", /*show_defaults=*/true);
   sub->footer("Examples:\n" + examples);
   sub->callback([flags, run, name, &command] {
     command = [flags, run, name] {
@@ -147,11 +151,7 @@ void add_parity(CLI::App& app, Command& command) {
       ->type_name("auto|cpu|cuda")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
   sub->footer("Examples:\n  sinkhorn parity fixtures/\n  sinkhorn parity lm_causal.safetensors --tolerance 1e-9");
-  sub->callback([options, &command] {
-    command = [options] {
-      return parity(*options, std::cout);
-    };
-  });
+  sub->callback([options, &command] { command = [options] { return parity(*options, std::cout); }; });
 }
 
 void add_doctor(CLI::App& app, Command& command) {
@@ -199,9 +199,9 @@ int parse_and_run(std::vector<std::string> arguments) {
       "            4 out of memory, 5 non-finite loss or gradient, 6 device, 130 interrupted");
   Command command;
   add_train(app, command);
-  add_gradcheck(app, command);
   add_eval(app, command);
   add_generate(app, command);
+  add_gradcheck(app, command);
   add_parity(app, command);
   add_doctor(app, command);
   // Unknown words are collected, not refused by the library, so that the message can name the nearest known one.
