@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
+#include <fstream>
+#include <limits>
 #include <map>
 #include <mutex>
+#include <string>
 #include <vector>
 
 namespace sinkhorn {
@@ -18,7 +21,26 @@ std::size_t size_class(std::size_t bytes) {
   return (std::max<std::size_t>(bytes, 1) + step - 1) / step * step;
 }
 
+/// Memory from the system, or null. Linux promises more than it has and later kills who uses it, so large requests are
+/// compared with what there is.
+void* system_allocate(std::size_t size) {
+  constexpr std::size_t large = 1 << 20;
+  if (size >= large && size > available_memory()) return nullptr;
+  return std::aligned_alloc(kAlignment, size);
+}
+
 }  // namespace
+
+std::size_t available_memory() {
+  std::ifstream file("/proc/meminfo");
+  std::string name;
+  std::size_t kib = 0;
+  while (file >> name >> kib) {
+    if (name == "MemAvailable:") return kib * 1024;
+    file.ignore(64, '\n');
+  }
+  return std::numeric_limits<std::size_t>::max();
+}
 
 struct Pool::State {
   std::mutex mutex;
@@ -54,10 +76,10 @@ std::shared_ptr<std::byte> Pool::allocate(std::size_t bytes) {
     buffer = list->second.back();
     list->second.pop_back();
   } else {
-    buffer = std::aligned_alloc(kAlignment, size);
+    buffer = system_allocate(size);
     if (!buffer) {
       state_->release();
-      buffer = std::aligned_alloc(kAlignment, size);
+      buffer = system_allocate(size);
     }
     if (!buffer)
       fail<OutOfMemory>("out of memory: ", size, " bytes asked, ", stats.in_use,

@@ -15,6 +15,9 @@ struct PoolStats {
   std::size_t system_allocations = 0;  // how often the system was asked; constant once a shape has been seen
 };
 
+/// Bytes of main memory that the system could still give, by its own estimate; without one, the largest number.
+std::size_t available_memory();
+
 /// One pool per device. Safe to use from several threads.
 class Pool {
  public:

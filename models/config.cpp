@@ -18,6 +18,17 @@ bool ModelConfig::has_pkm(std::int64_t layer) const {
   return std::find(pkm_layers.begin(), pkm_layers.end(), layer + 1) != pkm_layers.end();
 }
 
+double ModelConfig::least_parameters() const {
+  const double width = double(dim), inner = double(heads) * double(head_width()), outer = double(embedding_width());
+  const double attention = 4 * width * inner, feed_forward = (ff_glu ? 12 : 8) * width * width;
+  const double layers = weight_tie ? 1 : double(depth);
+  const double tables =
+      (double(num_tokens) * (return_embeddings ? 1 : 2) + double(max_buckets() + bucket_size)) * outer;
+  // A product-key memory may be smaller than the feed-forward in its place.
+  return layers * (attention + (pkm_layers.empty() ? feed_forward : 0)) + (use_rezero ? 0 : 4 * width * double(depth)) +
+         (num_tokens > 0 ? tables : 0);
+}
+
 Fields fields(ModelConfig& c) {
   const Accepts dropout = from_below(0, 1), flag = anything();
   return {

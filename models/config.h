@@ -48,6 +48,9 @@ struct ModelConfig {
   std::optional<std::int64_t> fixed_length() const;
   /// Whether the feed-forward of this layer, counted from 0, is a product-key memory.
   bool has_pkm(std::int64_t layer) const;
+  /// At least so many parameters (its matrices and tables), in f64 so that nothing overflows: enough to refuse a model
+  /// that cannot fit before anything is allocated.
+  double least_parameters() const;
 };
 
 /// The table of options; its slots point into `config`.

@@ -1,5 +1,7 @@
 #include "tools/trainer.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -13,6 +15,17 @@ namespace sinkhorn {
 namespace {
 
 constexpr std::uint32_t kInitStream = 1, kNoiseStream = 2;
+
+const ModelConfig& fitting(const ModelConfig& model) {
+  constexpr double bytes = 4 * sizeof(float), gib = 1 << 30;  // value, gradient and both moments of a parameter
+  const double needed = model.least_parameters() * bytes, available = double(available_memory());
+  if (needed > available)
+    fail<OutOfMemory>(
+        fmt::format("out of memory: the parameters, gradients and moments of this model take at least "
+                    "{:.1f} GiB, {:.1f} GiB are available; lower dim or depth, or set weight_tie",
+                    needed / gib, available / gib));
+  return model;
+}
 
 bool all_finite(const Tensor& x) {
   const auto numbers = x.span<float>();
@@ -28,7 +41,7 @@ Batch to_batch(const Windows& windows) {
 
 Trainer::Trainer(const ModelConfig& model, const TrainConfig& train)
     : train_(train),
-      model_(model, Rng(std::uint64_t(train.seed)).split(kInitStream), DType::f32,
+      model_(fitting(model), Rng(std::uint64_t(train.seed)).split(kInitStream), DType::f32,
              {train.embedding_init_std, train.embedding_init_std}),
       parameters_(model_),
       noise_step_(Tensor::zeros({}, DType::i32)),

@@ -26,7 +26,8 @@ struct StepResult {
 /// another process takes the parameters, both moments and the step.
 class Trainer {
  public:
-  /// `model` is complete (num_tokens, max_seq_len) and valid.
+  /// `model` is complete (num_tokens, max_seq_len) and valid. Throws OutOfMemory, before anything is allocated, if
+  /// parameters, gradients and moments cannot fit.
   Trainer(const ModelConfig& model, const TrainConfig& train);
   Trainer(const Trainer&) = delete;
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 
 #include "autograd/parallel.h"
@@ -63,6 +64,26 @@ TEST(Schedule, WarmsUpLinearlyThenFollowsACosine) {
   EXPECT_NEAR(learning_rate_at(train, 1), 1, 1e-3);
   train.warmup_steps = 200;  // longer than the run
   EXPECT_DOUBLE_EQ(learning_rate_at(train, 110), 0.55);
+}
+
+TEST(Trainer, ParametersAreAtLeastAsManyAsTheConfigSays) {
+  const std::vector<std::function<void(ModelConfig&)>> changes = {
+      [](ModelConfig&) {},
+      [](ModelConfig& c) { c.ff_glu = c.weight_tie = true; },
+      [](ModelConfig& c) { c.emb_dim = 8, c.dim_head = 5; },
+      [](ModelConfig& c) { c.use_simple_sort_net = c.use_rezero = true; },
+      [](ModelConfig& c) { c.reversible = true, c.depth = 5, c.max_seq_len = 1000; },
+  };
+  for (const auto& change : changes) {
+    ModelConfig model = tiny_model();
+    change(model);
+    const auto count = double(Trainer(model, quick_training()).parameters().count());
+    EXPECT_LE(model.least_parameters(), count);
+    EXPECT_GE(model.least_parameters(), 0.9 * count);
+  }
+  ModelConfig huge = tiny_model();
+  huge.dim = huge.depth = 1 << 30;
+  EXPECT_THROW(Trainer(huge, quick_training()), OutOfMemory);
 }
 
 TEST(Trainer, OverfitsOneBatch) {
