@@ -90,15 +90,20 @@ causal = true
 dim = 128
 depth = 4
 heads = 4
-bucket_size = 32
+bucket_size = 16
 n_local_attn_heads = 2
 [train]
-steps = 600
+steps = 3000
 batch_size = 8
-seq_len = 256
+seq_len = 128
 learning_rate = 2e-3
 min_learning_rate = 2e-4
+warmup_steps = 100
 embedding_init_std = 0.02
+eval_every = 250
+eval_batches = 16
+checkpoint_every = 500
+log_every = 100
 )"},
       {"shakespeare", "a character model of the kind usually trained on Shakespeare, for one GPU", R"(
 [model]

@@ -86,7 +86,8 @@ TEST(Cli, WrongValuesSayWhatIsExpected) {
   expect_usage_error({"train", "--reversible=maybe"}, {"true or false"});
   expect_usage_error({"train", "--pkm-layers", "1,two"}, {"whole numbers"});
   expect_usage_error({"train", "--preset", "huge"}, {"cpu-small", "huge"});
-  expect_usage_error({"train", "--seq-len", "250"}, {"250", "multiple of bucket_size 32", "256"});
+  expect_usage_error({"train", "--bucket-size", "32", "--seq-len", "250"},
+                     {"250", "multiple of bucket_size 32", "256"});
   expect_usage_error({"train", "--config", "/nonexistent.toml"}, {"/nonexistent.toml", "does not exist"});
   expect_usage_error({"train", "--n-sortcut", "2"}, {"n_sortcut", "causal"});
 }

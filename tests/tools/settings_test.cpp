@@ -82,9 +82,10 @@ TEST(Settings, WrongFilesNameTheLine) {
 }
 
 TEST(Settings, WrongCombinations) {
-  expect_says(refusal("[train]\nseq_len = 250\n"),
+  expect_says(refusal("[model]\nbucket_size = 32\n[train]\nseq_len = 250\n"),
               "seq_len 250 is not a multiple of bucket_size 32; the next one is 256");
-  expect_says(refusal("[model]\nmax_seq_len = 64\n"), "seq_len 256 is longer than max_seq_len 64");
+  expect_says(refusal("[model]\nmax_seq_len = 64\n[train]\nseq_len = 256\n"),
+              "seq_len 256 is longer than max_seq_len 64");
   expect_says(refusal("[model]\ncausal = false\n"), "causal");
   expect_says(refusal("[train]\nlearning_rate = 1e-5\n"), "min_learning_rate");
   expect_says(refusal("[train]\nbatch_size = 100000000\n"), "2^31");
