@@ -93,14 +93,14 @@ heads = 4
 bucket_size = 16
 n_local_attn_heads = 2
 [train]
-steps = 3000
+steps = 3400
 batch_size = 8
 seq_len = 128
 learning_rate = 2e-3
 min_learning_rate = 2e-4
 warmup_steps = 100
 embedding_init_std = 0.02
-eval_every = 250
+eval_every = 340
 eval_batches = 16
 checkpoint_every = 500
 log_every = 100
@@ -123,7 +123,7 @@ seq_len = 256
 min_learning_rate = 1e-4
 warmup_steps = 100
 embedding_init_std = 0.02
-eval_every = 250
+eval_every = 340
 eval_batches = 20
 checkpoint_every = 500
 )"},
