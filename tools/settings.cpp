@@ -123,7 +123,7 @@ seq_len = 256
 min_learning_rate = 1e-4
 warmup_steps = 100
 embedding_init_std = 0.02
-eval_every = 340
+eval_every = 250
 eval_batches = 20
 checkpoint_every = 500
 )"},
