@@ -157,9 +157,10 @@ class Run {
     const std::int64_t left = train.steps - trainer_->steps_done();
     if (left <= 0) return;
     const Trainer::Cost cost = trainer_->measure(batch_of(trainer_->steps_done() + 1, 0));
+    // An evaluation is a forward pass alone, a third of a step's work.
     const std::int64_t evaluations = left / train.eval_every + 1;
-    const double seconds =
-        cost.milliseconds / 1000 * double(left * train.accumulate + evaluations * train.eval_batches / 3);
+    const double passes = double(left * train.accumulate) + double(evaluations * train.eval_batches) / 3;
+    const double seconds = cost.milliseconds / 1000 * passes;
     line("memory", fmt::format("about {:.0f} MiB (measured on one batch)", double(cost.peak_bytes) / (1 << 20)));
     line("time", fmt::format("about {} for {} steps of {} tokens", duration(seconds), grouped(left),
                              grouped(tokens_per_step())));

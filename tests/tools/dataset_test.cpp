@@ -15,7 +15,7 @@ namespace sinkhorn {
 namespace {
 
 std::string file_with(const testing::TemporaryFolder& place, const std::string& text) {
-  const std::string path = place.path / "text.txt";
+  std::string path = place.path / "text.txt";
   std::ofstream(path, std::ios::binary) << text;
   return path;
 }

@@ -49,6 +49,7 @@ class Process {
     for (const char* name : {"stdout", "stderr"}) std::filesystem::remove(path(name));  // of an earlier process
     arguments.insert(arguments.begin(), std::string(build_info::binary_dir) + "/sinkhorn");
     std::vector<char*> words;
+    words.reserve(arguments.size() + 1);
     for (auto& argument : arguments) words.push_back(argument.data());
     words.push_back(nullptr);
     child_ = fork();

@@ -307,7 +307,7 @@ TEST_F(Train, UsageAndDeviceErrorsComeBeforeAnythingIsTouched) {
 }
 
 TEST_F(Train, UnusableDataIsRefusedBeforeTheFolderIsTouched) {
-  std::ofstream(in("empty.txt"));
+  std::ofstream(in("empty.txt")) << "";
   std::ofstream(in("short.txt")) << "too short";
   std::ofstream(in("binary.txt")) << "\xff\xfe" << std::string(1000, 'x');
   const Words to = {"--out", "run"};
