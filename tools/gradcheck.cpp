@@ -17,6 +17,7 @@ std::vector<OpCheck> selected(const std::string& op) {
   std::vector<OpCheck> checks = all_op_checks();
   if (op.empty()) return checks;
   std::vector<std::string> names;
+  names.reserve(checks.size());
   for (const OpCheck& check : checks) names.emplace_back(check.name);
   std::erase_if(checks, [&](const OpCheck& check) { return check.name != op; });
   if (checks.empty()) {

@@ -180,7 +180,7 @@ Tensors Concat::backward(const Saved& saved, const Tensor& dy) const {
 }
 
 std::vector<Case<Concat>> Concat::cases() {
-  const auto parts = [](std::vector<Shape> shapes) {
+  const auto parts = [](const std::vector<Shape>& shapes) {
     return [=](Draw& draw) {
       Tensors tensors;
       for (const Shape& shape : shapes) tensors.push_back(draw.uniform(shape));

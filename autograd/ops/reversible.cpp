@@ -93,7 +93,7 @@ std::vector<Case<ReversibleChain>> ReversibleChain::cases() {
     ReversibleChain op;
     for (std::size_t i = 0; i < depth; ++i) {
       const Parameter* p = &(*owned)[i % 2];
-      auto at = [owned, p](const Tape& tape, Var y) { return mul(y, tape ? tape.leaf(*p) : Var(p->value)); };
+      auto at = [owned, p](const Tape& tape, const Var& y) { return mul(y, tape ? tape.leaf(*p) : Var(p->value)); };
       op.blocks.push_back(
           {{[at](const Tape& tape, const Var& x, const Var& context, Choices&) {
               const Var y = at(tape, tanh(x));

@@ -40,7 +40,7 @@ TEST(LanguageModel, NamesWhatDoesNotFit) {
             "attention: the length 6 is not a multiple of bucket_size 4; pad to 8");
   EXPECT_EQ(message_of(run(testing::random_ids(1, 1, 20, 7))),
             "language model: length 20 exceeds max_seq_len 16 (16 in whole buckets)");
-  EXPECT_NE(message_of(run(Tensor::full({1, 4}, 7, DType::i32))).find("7"), std::string::npos);
+  EXPECT_NE(message_of(run(Tensor::full({1, 4}, 7, DType::i32))).find('7'), std::string::npos);
 }
 
 TEST(LanguageModel, RefusesWhatThisVersionDoesNotHave) {

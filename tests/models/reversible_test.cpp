@@ -70,7 +70,7 @@ TEST(Reversible, RecomputationDrawsTheSameMasksAndMakesTheSamePicks) {
     // Backward visits the branches from the last to the first.
     ASSERT_EQ(forward.size(), seen.size());
     ASSERT_GE(forward.size(), 4u * 3);
-    auto branches = [](std::vector<std::pair<std::string, Tensor>> events) {
+    auto branches = [](const std::vector<std::pair<std::string, Tensor>>& events) {
       std::vector<std::pair<std::string, Tensor>> picks, masks;
       for (auto& event : events) (event.first == "picks" ? picks : masks).push_back(event);
       return std::pair(picks, masks);
