@@ -39,8 +39,10 @@ struct AdamWStep {
 template <class T>
 struct Optimizer {
   static void adamw(Cpu, AdamWStep step, std::int64_t count, T* value, const T* gradient, T* m, T* v);
+  static void adamw(Cuda, AdamWStep step, std::int64_t count, T* value, const T* gradient, T* m, T* v);
   /// Sum of squares, in f64, in an order that follows from `count` alone.
   static double square_sum(Cpu, std::int64_t count, const T* x);
+  static double square_sum(Cuda, std::int64_t count, const T* x);
 };
 
 }  // namespace kernels

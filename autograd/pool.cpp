@@ -2,13 +2,14 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstdlib>
 #include <fstream>
 #include <limits>
 #include <map>
 #include <mutex>
 #include <string>
 #include <vector>
+
+#include "autograd/memory.h"
 
 namespace sinkhorn {
 namespace {
@@ -21,12 +22,13 @@ std::size_t size_class(std::size_t bytes) {
   return (std::max<std::size_t>(bytes, 1) + step - 1) / step * step;
 }
 
-/// Memory from the system, or null. Linux promises more than it has and later kills who uses it, so large requests are
-/// compared with what there is.
-void* system_allocate(std::size_t size) {
-  constexpr std::size_t large = 1 << 20;
-  if (size >= large && size > available_memory()) return nullptr;
-  return std::aligned_alloc(kAlignment, size);
+// What stands before and behind a guarded buffer, and in it at first: NaN in every floating type.
+constexpr std::size_t kGuard = 256;
+constexpr std::byte kPattern{0xff};
+
+template <class Use>
+auto on(Device device, Use use) {
+  return device == Device::cpu ? use(Cpu{}) : use(Cuda{});
 }
 
 }  // namespace
@@ -43,58 +45,89 @@ std::size_t available_memory() {
 }
 
 struct Pool::State {
+  const Device device;
   std::mutex mutex;
-  std::map<std::size_t, std::vector<void*>> free;
+  std::map<std::size_t, std::vector<std::byte*>> free;
   PoolStats stats;
+  bool guarded = false;
+
+  explicit State(Device device) : device(device) {}
+  ~State() { release(); }
 
   void release() {
-    for (auto& [size, buffers] : free) {
-      for (void* buffer : buffers) std::free(buffer);
-      stats.reserved -= size * buffers.size();
+    for (auto& [size, blocks] : free) {
+      for (std::byte* block : blocks) on(device, [&](auto space) { Memory::release(space, block); });
+      stats.reserved -= size * blocks.size();
     }
     free.clear();
   }
-  ~State() { release(); }
+  std::byte* from_device(std::size_t size) const {
+    return static_cast<std::byte*>(on(device, [&](auto space) { return Memory::allocate(space, size); }));
+  }
+  std::byte* take(std::size_t size) {
+    if (auto list = free.find(size); list != free.end() && !list->second.empty()) {
+      std::byte* block = list->second.back();
+      list->second.pop_back();
+      return block;
+    }
+    std::byte* block = from_device(size);
+    if (!block) {
+      release();
+      block = from_device(size);
+    }
+    if (!block)
+      fail<OutOfMemory>("out of memory on device ", device, ": ", size, " bytes asked, ", stats.in_use,
+                        " in use; lower batch_size or seq_len, raise ff_chunks, or set reversible");
+    stats.reserved += size;
+    ++stats.system_allocations;
+    return block;
+  }
+  void give_back(std::byte* block, std::size_t size) {
+    std::lock_guard lock(mutex);
+    on(device, [&](auto space) { Memory::claim(space, block, 0); });
+    free[size].push_back(block);
+    stats.in_use -= size;
+  }
+  void paint(std::byte* block, std::size_t bytes) const {
+    const std::vector<std::byte> pattern(bytes, kPattern);
+    on(device, [&](auto space) { Memory::upload(space, pattern.data(), block, bytes); });
+  }
+  bool is_painted(const std::byte* guard) const {
+    std::vector<std::byte> found(kGuard);
+    on(device, [&](auto space) { Memory::download(space, guard, found.data(), kGuard); });
+    return std::all_of(found.begin(), found.end(), [](std::byte b) { return b == kPattern; });
+  }
 };
 
-Pool::Pool() : state_(std::make_shared<State>()) {}
+Pool::Pool(Device device) : state_(std::make_shared<State>(device)) {}
 
 Pool& Pool::of(Device device) {
-  if (device != Device::cpu)
-    fail<DeviceError>("pool: this build has no memory on device ", device, "; use --device cpu");
-  static Pool cpu;
-  return cpu;
+  static Pool cpu(Device::cpu), cuda(Device::cuda);
+  return device == Device::cpu ? cpu : cuda;
 }
 
 std::shared_ptr<std::byte> Pool::allocate(std::size_t bytes) {
   if (bytes > (std::size_t(1) << 62)) fail<OutOfMemory>("out of memory: ", bytes, " bytes asked");
-  const std::size_t size = size_class(bytes);
   std::lock_guard lock(state_->mutex);
+  const bool guarded = state_->guarded;
+  const std::size_t used = guarded ? bytes + 2 * kGuard : bytes, size = size_class(used);
+  std::byte* const block = state_->take(size);
   PoolStats& stats = state_->stats;
-  void* buffer = nullptr;
-  if (auto list = state_->free.find(size); list != state_->free.end() && !list->second.empty()) {
-    buffer = list->second.back();
-    list->second.pop_back();
-  } else {
-    buffer = system_allocate(size);
-    if (!buffer) {
-      state_->release();
-      buffer = system_allocate(size);
-    }
-    if (!buffer)
-      fail<OutOfMemory>("out of memory: ", size, " bytes asked, ", stats.in_use,
-                        " in use; lower batch_size or seq_len, raise ff_chunks, or set reversible");
-    stats.reserved += size;
-    ++stats.system_allocations;
-  }
   stats.in_use += size;
   stats.peak = std::max(stats.peak, stats.in_use);
-  auto give_back = [state = state_, size](std::byte* freed) {
-    std::lock_guard guard(state->mutex);
-    state->free[size].push_back(freed);
-    state->stats.in_use -= size;
-  };
-  return {static_cast<std::byte*>(buffer), give_back};
+  on(state_->device, [&](auto space) { Memory::claim(space, block, used); });
+  if (!guarded) return {block, [state = state_, size](std::byte* freed) { state->give_back(freed, size); }};
+  state_->paint(block, used);
+  return {block + kGuard, [state = state_, size, bytes](std::byte* freed) {
+            std::byte* const start = freed - kGuard;
+            if (!state->is_painted(start) || !state->is_painted(freed + bytes)) ++state->stats.damaged;
+            state->give_back(start, size);
+          }};
+}
+
+void Pool::guard(bool on) {
+  std::lock_guard lock(state_->mutex);
+  state_->guarded = on;
 }
 
 PoolStats Pool::stats() const {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <map>
 
-#include "autograd/parallel.h"
+#include "autograd/memory.h"
 
 namespace sinkhorn {
 
@@ -12,6 +12,18 @@ Tensor Draw::mask(Shape shape, double probability) {
   Tensor mask(shape, DType::boolean);
   for (std::int64_t i = 0; i < mask.count(); ++i) mask.data<bool>()[i] = bits.uniform<double>(i) < probability;
   return mask;
+}
+
+void require_one_device(std::string_view op, std::span<const Var> inputs) {
+  const Tensor* first = nullptr;
+  for (std::size_t k = 0; k < inputs.size(); ++k) {
+    const Tensor& input = inputs[k].value;
+    if (!input) continue;
+    if (first && input.device() != first->device())
+      fail(op, ": input ", k, " ", input.shape(), " lies on device ", input.device(), ", the inputs before it on ",
+           first->device(), "; use to(device)");
+    first = &input;
+  }
 }
 
 struct Tape::Node {
@@ -72,11 +84,8 @@ namespace {
 
 // into += flow
 void add_in_place(const Tensor& into, const Tensor& flow) {
-  dispatch(into, [&]<class T>(auto) {
-    T *sum = into.data<T>(), *term = flow.data<T>();
-    parallel_for(into.count(), grain_for(1), [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i) sum[i] = Real<T>(sum[i]) + Real<T>(term[i]);
-    });
+  dispatch(into, [&]<class T>(auto space) {
+    kernels::Accumulate<T>::forward(space, into.count(), flow.data<T>(), into.data<T>());
   });
 }
 

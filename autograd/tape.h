@@ -167,10 +167,14 @@ struct Tape::OpOf final : Tape::AnyOp {
   O op;
 };
 
+/// An Error naming the first input that lies on another device than those before it.
+void require_one_device(std::string_view op, std::span<const Var> inputs);
+
 /// The only door onto the tape. Returns the differentiable output and the others.
 template <Op O>
 std::pair<Var, Tensors> apply_all(O op, std::span<const Var> inputs) {
   static_assert(contains<O, AllOps>, "add the op to AllOps: that is what puts it under the gradient check");
+  require_one_device(O::name, inputs);
   Saved saved;
   Tensors values;
   bool tracked = false;

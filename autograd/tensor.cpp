@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "autograd/dispatch.h"
+#include "autograd/memory.h"
 #include "autograd/pool.h"
 
 namespace sinkhorn {
@@ -55,16 +55,16 @@ std::size_t checked_bytes(const Shape& shape, DType dtype) {
 Tensor::Tensor(Shape shape, DType dtype, Device device)
     : shape_(shape), dtype_(dtype), device_(device), buffer_(Pool::of(device).allocate(checked_bytes(shape, dtype))) {}
 
-Tensor Tensor::zeros(Shape shape, DType dtype, Device device) {
-  Tensor result(shape, dtype, device);
-  std::fill_n(result.raw(), result.bytes(), std::byte{0});
-  return result;
-}
+Tensor Tensor::zeros(Shape shape, DType dtype, Device device) { return full(shape, 0, dtype, device); }
 
 Tensor Tensor::full(Shape shape, double value, DType dtype, Device device) {
   Tensor result(shape, dtype, device);
-  dispatch_any(result, [&]<class T>(auto) { std::fill_n(result.data<T>(), result.count(), T(value)); });
+  result.fill(value);
   return result;
+}
+
+void Tensor::fill(double value) const {
+  dispatch_any(*this, [&]<class T>(auto space) { kernels::Fill<T>::forward(space, count(), T(value), data<T>()); });
 }
 
 Tensor Tensor::reshape(Shape shape) const {
@@ -90,16 +90,34 @@ Tensor Tensor::slice(std::int64_t begin, std::int64_t end) const {
 
 Tensor Tensor::clone() const {
   Tensor result = like();
-  std::copy_n(raw(), bytes(), result.raw());
+  result.assign(*this);
+  return result;
+}
+
+void Tensor::assign(const Tensor& from) const {
+  if (from.shape_ != shape_ || from.dtype_ != dtype_)
+    fail("assign: ", from.dtype_, " ", from.shape_, " does not fit into ", dtype_, " ", shape_);
+  if (count() == 0) return;
+  if (from.device_ == device_)
+    dispatch_device(*this, [&](auto space) { Memory::copy(space, from.raw(), raw(), bytes()); });
+  else if (from.device_ == Device::cpu)
+    dispatch_device(*this, [&](auto space) { Memory::upload(space, from.raw(), raw(), bytes()); });
+  else
+    dispatch_device(from, [&](auto space) { Memory::download(space, from.raw(), raw(), bytes()); });
+}
+
+Tensor Tensor::to(Device device) const {
+  if (device == device_) return *this;
+  Tensor result(shape_, dtype_, device);
+  result.assign(*this);
   return result;
 }
 
 Tensor Tensor::to(DType dtype) const {
   Tensor result(shape_, dtype, device_);
-  dispatch_any(*this, [&]<class From>(auto) {
+  dispatch_any(*this, [&]<class From>(auto space) {
     dispatch_any(result, [&]<class To>(auto) {
-      std::transform(data<From>(), data<From>() + count(), result.data<To>(),
-                     [](From x) { return static_cast<To>(x); });
+      kernels::Convert<From, To>::forward(space, count(), data<From>(), result.data<To>());
     });
   });
   return result;
@@ -112,15 +130,19 @@ double Tensor::item() const {
 
 std::vector<double> Tensor::to_vector() const {
   std::vector<double> values(static_cast<std::size_t>(count()));
-  dispatch_any(*this, [&]<class T>(auto) {
-    std::transform(data<T>(), data<T>() + count(), values.begin(), [](T x) { return static_cast<double>(x); });
+  const Tensor here = to(Device::cpu);
+  dispatch_any(here, [&]<class T>(auto) {
+    std::transform(here.data<T>(), here.data<T>() + count(), values.begin(),
+                   [](T x) { return static_cast<double>(x); });
   });
   return values;
 }
 
 bool equal_bits(const Tensor& a, const Tensor& b) {
   if (!a || !b) return !a && !b;
-  return a.shape() == b.shape() && a.dtype() == b.dtype() && std::equal(a.raw(), a.raw() + a.bytes(), b.raw());
+  if (a.shape() != b.shape() || a.dtype() != b.dtype()) return false;
+  const Tensor x = a.to(Device::cpu), y = b.to(Device::cpu);
+  return std::equal(x.raw(), x.raw() + x.bytes(), y.raw());
 }
 
 }  // namespace sinkhorn

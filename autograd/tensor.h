@@ -69,14 +69,16 @@ class Tensor {
   /// True if no other handle shares the buffer, so that it may be written in place.
   bool is_sole_owner() const { return buffer_.use_count() == 1; }
 
-  /// The elements; an Error if T is not the dtype.
+  /// Where the elements are, which only kernels of the device may read; an Error if T is not the dtype.
   template <class T>
   T* data() const {
     if (dtype_of<T> != dtype_) fail("tensor: ", dtype_, " elements read as ", dtype_of<T>);
     return reinterpret_cast<T*>(raw());
   }
+  /// The elements, for the host; an Error if T is not the dtype or they lie on another device.
   template <class T>
   std::span<T> span() const {
+    if (device_ != Device::cpu) fail("tensor: the host cannot reach elements on device ", device_, "; use to(cpu)");
     return {data<T>(), std::size_t(count())};
   }
   std::byte* raw() const { return buffer_.get() + offset_; }
@@ -88,6 +90,12 @@ class Tensor {
   Tensor clone() const;
   /// A copy with every element converted (rounded to nearest).
   Tensor to(DType dtype) const;
+  /// The tensor on a device: itself if it is there, else a copy.
+  Tensor to(Device device) const;
+  /// Takes over the elements of a tensor of the same shape and dtype, from any device.
+  void assign(const Tensor& from) const;
+  /// Sets every element.
+  void fill(double value) const;
   /// The element of a tensor that has one.
   double item() const;
   /// All elements as f64.
@@ -112,7 +120,7 @@ Tensor Tensor::from(std::span<const T> values, Shape shape) {
   return result;
 }
 
-/// True if both have the same shape, dtype and bits.
+/// True if both have the same shape, dtype and bits, on whatever devices.
 bool equal_bits(const Tensor& a, const Tensor& b);
 
 }  // namespace sinkhorn

@@ -111,16 +111,15 @@ void GatedGelu<T>::backward(Cpu, std::int64_t rows, std::int64_t width, const T*
   });
 }
 
-template <class From, class To>
-void Cast<From, To>::forward(Cpu, std::int64_t count, const From* x, To* y) {
-  fill(count, y, [=](std::int64_t i) { return static_cast<To>(x[i]); });
-}
-
 // Names every map's kernels once, so that they are compiled here for the ops to link with.
+template <class F, class... T>
+constexpr auto compiled_map(TypeList<T...>) {
+  return std::tuple(static_cast<void (*)(Cpu, std::int64_t, const T*, T*)>(&Map<F, T>::forward)...,
+                    static_cast<void (*)(Cpu, std::int64_t, const T*, const T*, T*)>(&Map<F, T>::backward)...);
+}
 template <class... F>
 constexpr auto compiled(TypeList<F...>) {
-  return std::tuple(std::tuple(&Map<F, float>::forward, &Map<F, float>::backward, &Map<F, double>::forward,
-                               &Map<F, double>::backward, &Map<F, bf16>::forward, &Map<F, bf16>::backward)...);
+  return std::tuple(compiled_map<F>(TypeList<float, double, bf16>{})...);
 }
 extern const auto kCompiledMaps = compiled(maps::All{});
 
@@ -142,14 +141,5 @@ template struct Dropout<bf16>;
 template struct GatedGelu<float>;
 template struct GatedGelu<double>;
 template struct GatedGelu<bf16>;
-template struct Cast<float, float>;
-template struct Cast<float, double>;
-template struct Cast<float, bf16>;
-template struct Cast<double, float>;
-template struct Cast<double, double>;
-template struct Cast<double, bf16>;
-template struct Cast<bf16, float>;
-template struct Cast<bf16, double>;
-template struct Cast<bf16, bf16>;
 
 }  // namespace sinkhorn::kernels

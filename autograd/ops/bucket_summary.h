@@ -24,7 +24,9 @@ struct SummaryShape {
 template <class T>
 struct BucketSummary {
   static void forward(Cpu, Summary kind, const SummaryShape& shape, const T* x, const bool* mask, T* y);
+  static void forward(Cuda, Summary kind, const SummaryShape& shape, const T* x, const bool* mask, T* y);
   static void backward(Cpu, Summary kind, const SummaryShape& shape, const T* dy, const bool* mask, T* dx);
+  static void backward(Cuda, Summary kind, const SummaryShape& shape, const T* dy, const bool* mask, T* dx);
 };
 
 }  // namespace kernels

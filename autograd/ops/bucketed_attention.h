@@ -36,7 +36,9 @@ struct BucketedAttention {
     T *q, *kv, *weights, *null_keys, *null_values;
   };
   static void forward(Cpu, const Arguments& in, T* y, Real<T>* log_sum_exp);
+  static void forward(Cuda, const Arguments& in, T* y, Real<T>* log_sum_exp);
   static void backward(Cpu, const Arguments& in, const Real<T>* log_sum_exp, const T* dy, const Flows& d);
+  static void backward(Cuda, const Arguments& in, const Real<T>* log_sum_exp, const T* dy, const Flows& d);
 };
 
 }  // namespace kernels

@@ -26,7 +26,11 @@ struct CrossEntropy {
   /// the columns.
   static void forward(Cpu, Rows rows, const Targets& targets, const T* logits, Real<T>* log_sum_exp, Real<T>* loss,
                       std::int32_t* count);
+  static void forward(Cuda, Rows rows, const Targets& targets, const T* logits, Real<T>* log_sum_exp, Real<T>* loss,
+                      std::int32_t* count);
   static void backward(Cpu, Rows rows, const Targets& targets, const T* logits, const Real<T>* log_sum_exp,
+                       const std::int32_t* count, const Real<T>* dloss, T* dlogits);
+  static void backward(Cuda, Rows rows, const Targets& targets, const T* logits, const Real<T>* log_sum_exp,
                        const std::int32_t* count, const Real<T>* dloss, T* dlogits);
 };
 

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "autograd/memory.h"
 #include "autograd/ops/reduce.h"
 
 namespace sinkhorn {
@@ -222,7 +223,7 @@ Output Cast::forward(Saved&, Inputs in) const {
   Tensor y(x.shape(), to, x.device());
   dispatch(x, [&]<class From>(auto space) {
     dispatch(y,
-             [&]<class To>(auto) { kernels::Cast<From, To>::forward(space, x.count(), x.data<From>(), y.data<To>()); });
+             [&]<class To>(auto) { kernels::Convert<From, To>::forward(space, x.count(), x.data<From>(), y.data<To>()); });
   });
   return y;
 }

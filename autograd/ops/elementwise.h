@@ -10,29 +10,35 @@ namespace kernels {
 template <class F, class T>
 struct Map {
   static void forward(Cpu, std::int64_t count, const T* x, T* y);
+  static void forward(Cuda, std::int64_t count, const T* x, T* y);
   static void backward(Cpu, std::int64_t count, const T* kept, const T* dy, T* dx);
+  static void backward(Cuda, std::int64_t count, const T* kept, const T* dy, T* dx);
 };
 
 /// y = a x + b
 template <class T>
 struct Scale {
   static void forward(Cpu, std::int64_t count, const T* x, double a, double b, T* y);
+  static void forward(Cuda, std::int64_t count, const T* x, double a, double b, T* y);
 };
 
 template <class T>
 struct Add {
   static void forward(Cpu, const StridedLoop<2>& loop, const T* a, const T* b, T* y);
+  static void forward(Cuda, const StridedLoop<2>& loop, const T* a, const T* b, T* y);
 };
 
 template <class T>
 struct Mul {
   static void forward(Cpu, const StridedLoop<2>& loop, const T* a, const T* b, T* y);
+  static void forward(Cuda, const StridedLoop<2>& loop, const T* a, const T* b, T* y);
 };
 
 /// Operand 0 of the loop is x, operand 1 is allowed.
 template <class T>
 struct MaskFill {
   static void forward(Cpu, const StridedLoop<2>& loop, const T* x, const bool* allowed, double value, T* y);
+  static void forward(Cuda, const StridedLoop<2>& loop, const T* x, const bool* allowed, double value, T* y);
 };
 
 /// Element i is kept if its 23 random bits are at least `threshold`; see dropout_threshold. Backward is forward.
@@ -40,18 +46,17 @@ template <class T>
 struct Dropout {
   static void forward(Cpu, std::int64_t count, RandomBits bits, std::uint32_t threshold, double scale, const T* x,
                       T* y);
+  static void forward(Cuda, std::int64_t count, RandomBits bits, std::uint32_t threshold, double scale, const T* x,
+                      T* y);
 };
 
 /// x and dx are (rows, 2 width), y and dy (rows, width).
 template <class T>
 struct GatedGelu {
   static void forward(Cpu, std::int64_t rows, std::int64_t width, const T* x, T* y);
+  static void forward(Cuda, std::int64_t rows, std::int64_t width, const T* x, T* y);
   static void backward(Cpu, std::int64_t rows, std::int64_t width, const T* x, const T* dy, T* dx);
-};
-
-template <class From, class To>
-struct Cast {
-  static void forward(Cpu, std::int64_t count, const From* x, To* y);
+  static void backward(Cuda, std::int64_t rows, std::int64_t width, const T* x, const T* dy, T* dx);
 };
 
 }  // namespace kernels

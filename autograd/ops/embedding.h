@@ -10,7 +10,11 @@ struct Embedding {
   /// y (count, width): row ids[i] of the table (rows, width). An Error if an id is outside it.
   static void forward(Cpu, std::int64_t rows, std::int64_t width, std::int64_t count, const T* table,
                       const std::int32_t* ids, T* y);
+  static void forward(Cuda, std::int64_t rows, std::int64_t width, std::int64_t count, const T* table,
+                      const std::int32_t* ids, T* y);
   static void backward(Cpu, std::int64_t rows, std::int64_t width, std::int64_t count, const std::int32_t* ids,
+                       const T* dy, T* dtable);
+  static void backward(Cuda, std::int64_t rows, std::int64_t width, std::int64_t count, const std::int32_t* ids,
                        const T* dy, T* dtable);
 };
 

@@ -10,7 +10,11 @@ struct LayerNorm {
   /// x, y (rows, width); mean and the reciprocal of the deviation, rstd, per row.
   static void forward(Cpu, std::int64_t rows, std::int64_t width, Real<T> eps, const T* x, const T* gamma,
                       const T* beta, T* y, Real<T>* mean, Real<T>* rstd);
+  static void forward(Cuda, std::int64_t rows, std::int64_t width, Real<T> eps, const T* x, const T* gamma,
+                      const T* beta, T* y, Real<T>* mean, Real<T>* rstd);
   static void backward(Cpu, std::int64_t rows, std::int64_t width, const T* x, const T* gamma, const Real<T>* mean,
+                       const Real<T>* rstd, const T* dy, T* dx, T* dgamma, T* dbeta);
+  static void backward(Cuda, std::int64_t rows, std::int64_t width, const T* x, const T* gamma, const Real<T>* mean,
                        const Real<T>* rstd, const T* dy, T* dx, T* dgamma, T* dbeta);
 };
 

@@ -16,6 +16,7 @@ struct Products {
 template <class T>
 struct Matmul {
   static void forward(Cpu, const Products& products, const T* a, const T* b, T* c);
+  static void forward(Cuda, const Products& products, const T* a, const T* b, T* c);
 };
 
 template <class T>
@@ -23,8 +24,12 @@ struct Linear {
   /// y (rows, out) = x (rows, in) weight^T + bias; no bias if null.
   static void forward(Cpu, std::int64_t rows, std::int64_t in, std::int64_t out, const T* x, const T* weight,
                       const T* bias, T* y);
+  static void forward(Cuda, std::int64_t rows, std::int64_t in, std::int64_t out, const T* x, const T* weight,
+                      const T* bias, T* y);
   /// Each of dx, dweight, dbias only if not null.
   static void backward(Cpu, std::int64_t rows, std::int64_t in, std::int64_t out, const T* x, const T* weight,
+                       const T* dy, T* dx, T* dweight, T* dbias);
+  static void backward(Cuda, std::int64_t rows, std::int64_t in, std::int64_t out, const T* x, const T* weight,
                        const T* dy, T* dx, T* dweight, T* dbias);
 };
 

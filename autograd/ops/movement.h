@@ -10,12 +10,15 @@ namespace kernels {
 struct CopyBlocks {
   static void forward(Cpu, std::int64_t count, std::int64_t bytes, const std::byte* from, std::int64_t from_pitch,
                       std::byte* to, std::int64_t to_pitch);
+  static void forward(Cuda, std::int64_t count, std::int64_t bytes, const std::byte* from, std::int64_t from_pitch,
+                      std::byte* to, std::int64_t to_pitch);
 };
 
 /// Writes the elements of x in the order of the loop.
 template <class T>
 struct Gather {
   static void forward(Cpu, const StridedLoop<1>& loop, const T* x, T* y);
+  static void forward(Cuda, const StridedLoop<1>& loop, const T* x, T* y);
 };
 
 }  // namespace kernels

@@ -10,20 +10,25 @@ namespace kernels {
 template <class T>
 struct Sum {
   static void forward(Cpu, Around shape, const T* x, T* y);
+  static void forward(Cuda, Around shape, const T* x, T* y);
 };
 
 /// Also says where along the axis the largest stands, the first if there are several; backward writes all of dx.
 template <class T>
 struct Max {
   static void forward(Cpu, Around shape, const T* x, T* y, std::int32_t* index);
+  static void forward(Cuda, Around shape, const T* x, T* y, std::int32_t* index);
   static void backward(Cpu, Around shape, const std::int32_t* index, const T* dy, T* dx);
+  static void backward(Cuda, Around shape, const std::int32_t* index, const T* dy, T* dx);
 };
 
 /// x is (before, time, after), allowed (before, time) or null. Sums in f64.
 template <class T>
 struct CumulativeMean {
   static void forward(Cpu, Around shape, const T* x, const bool* allowed, T* y);
+  static void forward(Cuda, Around shape, const T* x, const bool* allowed, T* y);
   static void backward(Cpu, Around shape, const bool* allowed, const T* dy, T* dx);
+  static void backward(Cuda, Around shape, const bool* allowed, const T* dy, T* dx);
 };
 
 }  // namespace kernels

@@ -10,7 +10,11 @@ struct TopK {
   /// Per row of logits: n picks and their weights. `fixed`, if not null, holds the picks to use.
   static void forward(Cpu, Rows rows, std::int64_t n, Real<T> temperature, const T* logits, const std::int32_t* fixed,
                       T* weights, std::int32_t* picks);
+  static void forward(Cuda, Rows rows, std::int64_t n, Real<T> temperature, const T* logits, const std::int32_t* fixed,
+                      T* weights, std::int32_t* picks);
   static void backward(Cpu, Rows rows, std::int64_t n, Real<T> temperature, const T* logits, const std::int32_t* picks,
+                       const T* dweights, T* dlogits);
+  static void backward(Cuda, Rows rows, std::int64_t n, Real<T> temperature, const T* logits, const std::int32_t* picks,
                        const T* dweights, T* dlogits);
 };
 
@@ -22,15 +26,21 @@ struct Routes {
 template <class T>
 struct GatherBuckets {
   static void forward(Cpu, const Routes& routes, const T* x, const T* weights, const std::int32_t* picks, T* y);
+  static void forward(Cuda, const Routes& routes, const T* x, const T* weights, const std::int32_t* picks, T* y);
   /// Each of dx, dweights only if not null.
   static void backward(Cpu, const Routes& routes, const T* x, const T* weights, const std::int32_t* picks, const T* dy,
+                       T* dx, T* dweights);
+  static void backward(Cuda, const Routes& routes, const T* x, const T* weights, const std::int32_t* picks, const T* dy,
                        T* dx, T* dweights);
 };
 
 template <class T>
 struct SortingMatrix {
   static void forward(Cpu, std::int64_t rows, std::int64_t columns, const T* weights, const std::int32_t* picks, T* y);
+  static void forward(Cuda, std::int64_t rows, std::int64_t columns, const T* weights, const std::int32_t* picks, T* y);
   static void backward(Cpu, std::int64_t rows, std::int64_t columns, const std::int32_t* picks, const T* dy,
+                       T* dweights);
+  static void backward(Cuda, std::int64_t rows, std::int64_t columns, const std::int32_t* picks, const T* dy,
                        T* dweights);
 };
 

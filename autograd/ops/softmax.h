@@ -14,19 +14,25 @@ struct Rows {
 template <class T>
 struct Softmax {
   static void forward(Cpu, Rows rows, const T* x, const bool* allowed, T* y);
+  static void forward(Cuda, Rows rows, const T* x, const bool* allowed, T* y);
   static void backward(Cpu, Rows rows, const T* y, const T* dy, T* dx);
+  static void backward(Cuda, Rows rows, const T* y, const T* dy, T* dx);
 };
 
 template <class T>
 struct LogSoftmax {
   static void forward(Cpu, Rows rows, const T* x, T* y);
+  static void forward(Cuda, Rows rows, const T* x, T* y);
   static void backward(Cpu, Rows rows, const T* y, const T* dy, T* dx);
+  static void backward(Cuda, Rows rows, const T* y, const T* dy, T* dx);
 };
 
 template <class T>
 struct LogSumExp {
   static void forward(Cpu, Rows rows, const T* x, const bool* allowed, T* y);
+  static void forward(Cuda, Rows rows, const T* x, const bool* allowed, T* y);
   static void backward(Cpu, Rows rows, const T* x, const bool* allowed, const T* dy, T* dx);
+  static void backward(Cuda, Rows rows, const T* x, const bool* allowed, const T* dy, T* dx);
 };
 
 }  // namespace kernels

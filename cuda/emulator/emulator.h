@@ -1,0 +1,68 @@
+// The emulated GPU of builds without CUDA: its grid runs on the CPU, counts what kernels do and finds their mistakes.
+#pragma once
+#include <cstdint>
+#include <string_view>
+
+#include "autograd/error.h"
+
+namespace sinkhorn::emulator {
+
+/// A kernel did what no kernel may: touched memory outside its buffers, raced in shared memory, or let some threads of a
+/// block miss a barrier. The message names the op, the block and the threads.
+struct KernelFault : Error {
+  using Error::Error;
+};
+
+struct Traffic {
+  std::int64_t accesses = 0, bytes = 0;
+};
+
+/// What kernels did since the last reset_counters(). A barrier counts once per block, a shuffle once per warp.
+struct Counters {
+  std::int64_t launches = 0, blocks = 0, threads = 0, barriers = 0, shuffles = 0;
+  Traffic global_reads, global_writes, shared_reads, shared_writes;
+};
+Counters counters();
+void reset_counters();
+
+/// How much memory the device has, 4 GiB at first: what is lent already stays.
+void set_memory(std::size_t bytes);
+
+// --- what launch.h's Thread, Global and Shared are made of --------------------------------------------------------------
+
+namespace detail {
+
+/// The running totals, without a function call in between.
+extern Counters now;
+
+/// The part of device memory that kernels may touch through a pointer into it: the buffer that holds `address`. A fault
+/// if there is none. Device memory has two addresses: the one that tensors know cannot be touched (so that host code
+/// which tries is stopped by the processor); `shift` bytes further the elements really are.
+struct Extent {
+  std::uintptr_t begin = 0, end = 0;
+};
+Extent extent_of(const void* address);
+extern std::ptrdiff_t shift;
+
+[[noreturn]] void outside_global(std::uintptr_t address, std::size_t bytes, Extent extent);
+
+/// Shared memory of the running block, from a byte offset on.
+std::byte* shared_memory(std::int64_t offset, std::int64_t bytes);
+[[noreturn]] void outside_shared(std::int64_t index, std::int64_t count);
+/// Notes that the running thread touches these bytes; a fault if another did so since the last barrier and one wrote.
+void touch_shared(const std::byte* at, std::size_t bytes, bool writes);
+
+/// The running thread waits for the other threads of its block.
+void sync(const char* file, int line);
+/// Gives `bytes` (at most 16) of this lane and takes those of another, once all lanes of the warp are here.
+void exchange(const void* give, void* take, std::size_t bytes, int from_lane);
+
+/// Runs body(kernel, block, thread) for every thread of every block.
+void run_grid(std::string_view op, std::int64_t blocks, int threads, std::size_t shared_bytes, const void* kernel,
+              void (*body)(const void* kernel, std::int64_t block, int thread));
+/// Notes a launch whose threads are run by the caller as a plain loop.
+void count_flat(std::string_view op, std::int64_t count);
+void set_index(std::int64_t index);
+
+}  // namespace detail
+}  // namespace sinkhorn::emulator

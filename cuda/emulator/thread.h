@@ -1,0 +1,169 @@
+// Thread, Global, Shared and launch of cuda/launch.h on the emulated grid.
+#pragma once
+#include <cstring>
+#include <type_traits>
+
+#include "cuda/emulator/emulator.h"
+
+#define SINKHORN_DEVICE
+
+namespace sinkhorn::cuda {
+
+template <class T>
+class Global {
+ public:
+  using Value = std::remove_const_t<T>;
+
+  /// One element on the way from or into memory.
+  class Element {
+   public:
+    explicit Element(T* at) : at_(at) {}
+    Element(const Element&) = default;
+    operator Value() const {
+      count(emulator::detail::now.global_reads);
+      return *at_;
+    }
+    Element& operator=(const Value& value) {
+      count(emulator::detail::now.global_writes);
+      *at_ = value;
+      return *this;
+    }
+    Element& operator=(const Element& other) { return *this = Value(other); }  // NOLINT(bugprone-unhandled-self-assignment)
+
+   private:
+    static void count(emulator::Traffic& traffic) {
+      ++traffic.accesses;
+      traffic.bytes += std::int64_t(sizeof(T));
+    }
+    T* at_;
+  };
+
+  Global(T* pointer = nullptr) : pointer_(pointer) {
+    if (pointer) extent_ = emulator::detail::extent_of(pointer);
+  }
+  template <class U>
+    requires(std::is_same_v<const U, T>)
+  Global(const Global<U>& other) : pointer_(other.pointer_), extent_(other.extent_) {}
+
+  explicit operator bool() const { return pointer_ != nullptr; }
+  Global operator+(std::int64_t offset) const {
+    Global moved;
+    moved.pointer_ = reinterpret_cast<T*>(address(offset));
+    moved.extent_ = extent_;
+    return moved;
+  }
+  auto operator[](std::int64_t i) const {
+    const std::uintptr_t at = address(i);
+    if (at < extent_.begin || at + sizeof(T) > extent_.end) emulator::detail::outside_global(at, sizeof(T), extent_);
+    const Element element(reinterpret_cast<T*>(at + std::uintptr_t(emulator::detail::shift)));
+    if constexpr (std::is_const_v<T>)
+      return Value(element);
+    else
+      return element;
+  }
+
+ private:
+  template <class>
+  friend class Global;
+  std::uintptr_t address(std::int64_t i) const {
+    return reinterpret_cast<std::uintptr_t>(pointer_) + std::uintptr_t(i) * sizeof(T);
+  }
+  T* pointer_;
+  emulator::detail::Extent extent_;
+};
+
+/// Elements of 4 bytes or multiples, since races are watched word by word.
+template <class T>
+class Shared {
+  static_assert(sizeof(T) % 4 == 0);
+
+ public:
+  class Element {
+   public:
+    explicit Element(T* at) : at_(at) {}
+    Element(const Element&) = default;
+    operator T() const {
+      emulator::detail::touch_shared(reinterpret_cast<const std::byte*>(at_), sizeof(T), false);
+      return *at_;
+    }
+    Element& operator=(const T& value) {
+      emulator::detail::touch_shared(reinterpret_cast<const std::byte*>(at_), sizeof(T), true);
+      *at_ = value;
+      return *this;
+    }
+    Element& operator=(const Element& other) { return *this = T(other); }  // NOLINT(bugprone-unhandled-self-assignment)
+    Element& operator+=(const T& term) { return *this = T(*this) + term; }
+
+   private:
+    T* at_;
+  };
+
+  Shared(T* memory, std::int64_t count) : memory_(memory), count_(count) {}
+  Element operator[](std::int64_t i) const {
+    if (i < 0 || i >= count_) emulator::detail::outside_shared(i, count_);
+    return Element(memory_ + i);
+  }
+
+ private:
+  T* memory_;
+  std::int64_t count_;
+};
+
+class Thread {
+ public:
+  Thread(std::int64_t block, int index, int size) : block_(block), index_(index), size_(size) {}
+
+  std::int64_t block() const { return block_; }
+  int index() const { return index_; }
+  int size() const { return size_; }
+  int lane() const { return index_ % kWarp; }
+  int warp() const { return index_ / kWarp; }
+  int warps() const { return size_ / kWarp; }
+
+  void sync(const char* file = __builtin_FILE(), int line = __builtin_LINE()) const {
+    emulator::detail::sync(file, line);
+  }
+  template <class T>
+  T shuffle_xor(T value, int mask) const {
+    static_assert(sizeof(T) <= 16 && std::is_trivially_copyable_v<T>);
+    T other;
+    emulator::detail::exchange(&value, &other, sizeof(T), lane() ^ mask);
+    return other;
+  }
+  template <class T>
+  Shared<T> shared(std::int64_t count) {
+    const std::int64_t bytes = (count * std::int64_t(sizeof(T)) + 15) / 16 * 16;
+    auto* memory = reinterpret_cast<T*>(emulator::detail::shared_memory(shared_, bytes));
+    shared_ += bytes;
+    return {memory, count};
+  }
+
+ private:
+  std::int64_t block_;
+  int index_, size_;
+  std::int64_t shared_ = 0;  // bytes handed out
+};
+
+template <class Kernel>
+void launch(std::string_view op, std::int64_t blocks, int threads, std::size_t shared_bytes, const Kernel& kernel) {
+  struct Work {
+    const Kernel& kernel;
+    int threads;
+  } work{kernel, threads};
+  emulator::detail::run_grid(op, blocks, threads, shared_bytes, &work, [](const void* of, std::int64_t block, int index) {
+    const Work& mine = *static_cast<const Work*>(of);
+    Thread thread(block, index, mine.threads);
+    mine.kernel(thread);
+  });
+}
+
+template <class F>
+void for_each(std::string_view op, std::int64_t count, const F& f) {
+  emulator::detail::count_flat(op, count);
+  for (std::int64_t i = 0; i < count; ++i) {
+    emulator::detail::set_index(i);
+    f(i);
+  }
+}
+
+}  // namespace sinkhorn::cuda

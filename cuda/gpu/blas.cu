@@ -1,0 +1,71 @@
+#include "cuda/blas.h"
+
+#include <cublas_v2.h>
+
+#include "cuda/gpu/check.h"
+#include "cuda/launch.h"
+#include "cuda/runtime.h"
+
+namespace sinkhorn::cuda {
+namespace {
+
+void check_blas(std::string_view op, cublasStatus_t status) {
+  if (status != CUBLAS_STATUS_SUCCESS) fail<DeviceError>(op, ": cuBLAS says: ", cublasGetStatusString(status));
+}
+
+// A workspace of our own: with one stream and a fixed workspace cuBLAS gives the same bits in every run.
+cublasHandle_t handle() {
+  static const cublasHandle_t one = [] {
+    constexpr std::size_t bytes = 32 << 20;  // what it recommends for Hopper
+    cublasHandle_t made = nullptr;
+    void* workspace = nullptr;
+    const cudaStream_t on = stream();  // also sets CUBLAS_WORKSPACE_CONFIG
+    check_blas("cuBLAS", cublasCreate(&made));
+    check_blas("cuBLAS", cublasSetStream(made, on));
+    check("cuBLAS", cudaMalloc(&workspace, bytes));
+    check_blas("cuBLAS", cublasSetWorkspace(made, workspace, bytes));
+    // No TF32 in f32, and no sums of partial products in bf16.
+    check_blas("cuBLAS", cublasSetMathMode(made, cublasMath_t(CUBLAS_DEFAULT_MATH |
+                                                         CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)));
+    return made;
+  }();
+  return one;
+}
+
+template <class T>
+constexpr cudaDataType_t type_of = std::is_same_v<T, double> ? CUDA_R_64F : std::is_same_v<T, float> ? CUDA_R_32F
+                                                                                                    : CUDA_R_16BF;
+template <class T>
+constexpr cublasComputeType_t compute_in = std::is_same_v<T, double> ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F;
+
+}  // namespace
+
+// cuBLAS reads column by column. A row-major (rows, columns) matrix read so is its transpose, (columns, rows), with the
+// same distance between lines. So it is asked for C' = op(B)' op(A)': the operands change places, m and n with them, and
+// what comes out, written column by column, is C row by row. Whether an operand is transposed stays as it is, because both
+// sides of "transposed" were turned.
+template <class T>
+void gemm(std::string_view op, std::int64_t batch, std::int64_t m, std::int64_t n, std::int64_t k, bool transpose_a,
+          bool transpose_b, const T* a, std::int64_t a_step, const T* b, std::int64_t b_step, Real<T> beta, T* c,
+          std::int64_t c_step) {
+  if (batch == 0 || m == 0 || n == 0) return;
+  if (k == 0) {
+    if (beta != 0) return;
+    for (std::int64_t i = 0; i < batch; ++i) clear(c + i * c_step, std::size_t(m * n) * sizeof(T));
+    return;
+  }
+  const Real<T> one = 1;
+  const auto flag = [](bool transpose) { return transpose ? CUBLAS_OP_T : CUBLAS_OP_N; };
+  check_blas(op, cublasGemmStridedBatchedEx_64(handle(), flag(transpose_b), flag(transpose_a), n, m, k, &one, b, type_of<T>,
+                                          transpose_b ? k : n, b_step, a, type_of<T>, transpose_a ? m : k, a_step, &beta, c,
+                                          type_of<T>, n, c_step, batch, compute_in<T>, CUBLAS_GEMM_DEFAULT));
+}
+
+template void gemm(std::string_view, std::int64_t, std::int64_t, std::int64_t, std::int64_t, bool, bool, const float*,
+                   std::int64_t, const float*, std::int64_t, float, float*, std::int64_t);
+template void gemm(std::string_view, std::int64_t, std::int64_t, std::int64_t, std::int64_t, bool, bool, const double*,
+                   std::int64_t, const double*, std::int64_t, double, double*, std::int64_t);
+template void gemm(std::string_view, std::int64_t, std::int64_t, std::int64_t, std::int64_t, bool, bool, const bf16*,
+                   std::int64_t, const bf16*, std::int64_t, float, bf16*, std::int64_t);
+
+}  // namespace sinkhorn::cuda

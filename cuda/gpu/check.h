@@ -1,0 +1,19 @@
+// The stream that everything runs on, and the check that every call of CUDA goes through.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <string_view>
+
+namespace sinkhorn::cuda {
+
+/// The one stream. The first call sets the device up; a DeviceError if that fails.
+cudaStream_t stream();
+
+/// A DeviceError naming the op if a call did not succeed; OutOfMemory if that was the reason.
+void check(std::string_view op, cudaError_t result);
+
+/// After a launch. With SINKHORN_CUDA_WAIT=1 in the environment it waits for the kernel, so that an error inside it is
+/// laid at the right door; otherwise such errors surface in a later call.
+void check_launch(std::string_view op);
+
+}  // namespace sinkhorn::cuda

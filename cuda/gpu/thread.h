@@ -1,0 +1,110 @@
+// Thread, Global, Shared and launch of cuda/launch.h on a GPU.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <type_traits>
+
+#include "cuda/gpu/check.h"
+
+#define SINKHORN_DEVICE __device__
+
+namespace sinkhorn::cuda {
+
+template <class T>
+class Global {
+ public:
+  __host__ __device__ Global(T* pointer = nullptr) : pointer_(pointer) {}
+  template <class U>
+    requires(std::is_same_v<const U, T>)
+  __host__ __device__ Global(const Global<U>& other) : pointer_(other.pointer_) {}
+
+  __device__ explicit operator bool() const { return pointer_ != nullptr; }
+  __device__ Global operator+(std::int64_t offset) const { return pointer_ + offset; }
+  __device__ T& operator[](std::int64_t i) const { return pointer_[i]; }
+
+ private:
+  template <class>
+  friend class Global;
+  T* pointer_;
+};
+
+template <class T>
+class Shared {
+ public:
+  __device__ explicit Shared(T* memory) : memory_(memory) {}
+  __device__ T& operator[](std::int64_t i) const { return memory_[i]; }
+
+ private:
+  T* memory_;
+};
+
+class Thread {
+ public:
+  __device__ explicit Thread(std::int64_t block) : block_(block) {}
+
+  __device__ std::int64_t block() const { return block_; }
+  __device__ int index() const { return int(threadIdx.x); }
+  __device__ int size() const { return int(blockDim.x); }
+  __device__ int lane() const { return index() % kWarp; }
+  __device__ int warp() const { return index() / kWarp; }
+  __device__ int warps() const { return size() / kWarp; }
+
+  __device__ void sync() const { __syncthreads(); }
+  template <class T>
+  __device__ T shuffle_xor(T value, int mask) const {
+    static_assert(sizeof(T) % 4 == 0 && std::is_trivially_copyable_v<T>);
+    unsigned words[sizeof(T) / 4];
+    memcpy(words, &value, sizeof(T));
+#pragma unroll
+    for (unsigned& word : words) word = __shfl_xor_sync(0xffffffffu, word, mask);
+    memcpy(&value, words, sizeof(T));
+    return value;
+  }
+  template <class T>
+  __device__ Shared<T> shared(std::int64_t count) {
+    extern __shared__ __align__(16) unsigned char memory[];
+    T* own = reinterpret_cast<T*>(memory + shared_);
+    shared_ += (count * std::int64_t(sizeof(T)) + 15) / 16 * 16;
+    return Shared<T>(own);
+  }
+
+ private:
+  std::int64_t block_, shared_ = 0;
+};
+
+template <class Kernel>
+__global__ void __launch_bounds__(kMaxThreads) run_grid(const Kernel kernel, std::int64_t blocks) {
+  for (std::int64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
+    Thread thread(block);
+    kernel(thread);
+    if (block + gridDim.x < blocks) __syncthreads();  // the next block uses the shared memory anew
+  }
+}
+
+template <class F>
+__global__ void __launch_bounds__(kMaxThreads) run_flat(const F f, std::int64_t count) {
+  const std::int64_t step = std::int64_t(gridDim.x) * blockDim.x;
+  for (std::int64_t i = std::int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) f(i);
+}
+
+template <class Kernel>
+void launch(std::string_view op, std::int64_t blocks, int threads, std::size_t shared_bytes, const Kernel& kernel) {
+  constexpr std::size_t usual = 48 << 10;
+  if (blocks <= 0) return;
+  const auto grid = unsigned(std::min<std::int64_t>(blocks, 0x7fffffff));
+  if (shared_bytes > usual)
+    check(op, cudaFuncSetAttribute(run_grid<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)));
+  run_grid<<<grid, unsigned(threads), shared_bytes, stream()>>>(kernel, blocks);
+  check_launch(op);
+}
+
+template <class F>
+void for_each(std::string_view op, std::int64_t count, const F& f) {
+  if (count <= 0) return;
+  const auto grid = unsigned(std::min<std::int64_t>(pieces(count, kMaxThreads), 1 << 20));
+  run_flat<<<grid, kMaxThreads, 0, stream()>>>(f, count);
+  check_launch(op);
+}
+
+}  // namespace sinkhorn::cuda
