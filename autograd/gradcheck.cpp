@@ -94,7 +94,7 @@ CaseResult check_case(std::string label, const std::function<GradientProblem(Dra
   return {std::move(label), std::move(report), passed};
 }
 
-GradientProblem op_problem(const AnyCase& at, Draw& draw) {
+GradientProblem op_problem(const AnyCase& at, Draw& draw, Device device) {
   const Tensors inputs = at.inputs(draw);
   GradientProblem problem;
   std::vector<bool> differentiated;
@@ -105,26 +105,36 @@ GradientProblem op_problem(const AnyCase& at, Draw& draw) {
     problem.points.push_back(inputs[k]);
     problem.names.push_back("input " + std::to_string(k));
   }
-  problem.value = [=] { return at.apply(std::vector<Var>(inputs.begin(), inputs.end())).value; };
+  // The points change on the host, so they are moved for every evaluation.
+  const auto there = [device](const Tensor& x) { return x ? x.to(device) : x; };
+  problem.value = [=] {
+    std::vector<Var> vars;
+    for (const Tensor& input : inputs) vars.emplace_back(there(input));
+    return at.apply(vars).value.to(Device::cpu);
+  };
   problem.gradients = [=](const Tensor& cotangent) {
     const Tape tape = Tape::record();
     std::vector<Var> vars, leaves;
     for (std::size_t k = 0; k < inputs.size(); ++k) {
-      vars.push_back(differentiated[k] ? tape.leaf(inputs[k]) : Var(inputs[k]));
+      const Tensor input = there(inputs[k]);
+      vars.push_back(differentiated[k] ? tape.leaf(input) : Var(input));
       if (differentiated[k]) leaves.push_back(vars.back());
     }
-    const Gradients gradients = tape.backward(at.apply(vars), cotangent);
+    const Gradients gradients = tape.backward(at.apply(vars), there(cotangent));
     Tensors flows;
-    for (const Var& leaf : leaves) flows.push_back(gradients.of(leaf));
+    for (const Var& leaf : leaves) {
+      const Tensor flow = gradients.of(leaf);
+      flows.push_back(flow ? flow.to(Device::cpu) : flow);
+    }
     return flows;
   };
   return problem;
 }
 
-std::vector<CaseResult> OpCheck::run() const {
+std::vector<CaseResult> OpCheck::run(Device device) const {
   std::vector<CaseResult> results;
   for (const AnyCase& at : cases())
-    results.push_back(check_case(at.label, [&](Draw& draw) { return op_problem(at, draw); }));
+    results.push_back(check_case(at.label, [&](Draw& draw) { return op_problem(at, draw, device); }));
   return results;
 }
 

@@ -14,7 +14,7 @@ inline constexpr double kGradientTolerance = 1e-7;
 
 /// A function at a point, as the checker sees it. The points are perturbed in place and restored.
 struct GradientProblem {
-  Tensors points;                                             // f64, every element is checked
+  Tensors points;                                             // f64, on the CPU; every element is checked
   std::vector<std::string> names;                             // one per point, for messages
   std::function<Tensor()> value;                              // f(points), f64
   std::function<Tensors(const Tensor& cotangent)> gradients;  // d<cotangent, f>/d(points); empty means 0
@@ -55,16 +55,16 @@ AnyCase any_case(const Case<O>& at) {
   return {at.label, at.inputs, at.constants, [op = at.op](std::span<const Var> inputs) { return apply(op, inputs); }};
 }
 
-/// The problem of one case, at freshly drawn inputs.
-GradientProblem op_problem(const AnyCase& at, Draw& draw);
+/// The problem of one case, at freshly drawn inputs, computed on a device.
+GradientProblem op_problem(const AnyCase& at, Draw& draw, Device device = Device::cpu);
 
 /// An op and its cases, as listed by all_op_checks().
 struct OpCheck {
   std::string_view name;
   std::function<std::vector<AnyCase>()> cases;
 
-  /// Checks every case.
-  std::vector<CaseResult> run() const;
+  /// Checks every case, computed on a device.
+  std::vector<CaseResult> run(Device device = Device::cpu) const;
 };
 
 template <Op O>

@@ -75,7 +75,8 @@ std::vector<std::vector<std::int32_t>> generate(const SinkhornTransformerLM& mod
     }
     if (rows.empty()) break;
     const Padded input = from_sequences(batch);
-    const Tensor logits = padded(model, Scope{}, input.ids, input.mask).value;  // (rows, T, V)
+    const Tensor logits =
+        padded(model, Scope{}, input.ids.to(model.device()), input.mask.to(model.device())).value;  // (rows, T, V)
     for (std::size_t r = 0; r < rows.size(); ++r) {
       const std::size_t i = rows[r];
       const std::int64_t last = std::int64_t(r) * logits.shape()[1] + std::int64_t(seen[i].size()) - 1;

@@ -31,15 +31,7 @@ Var SinkhornTransformerLM::operator()(const Scope& scope, const Tensor& ids, con
 namespace {
 
 // x (B, T, ...) with `before` and `after` zero slots on the time axis; for ids, masks and vectors alike.
-Tensor pad_time(const Tensor& x, std::int64_t before, std::int64_t after) {
-  const Shape s = x.shape();
-  Tensor out = Tensor::zeros(s.with(1, before + s[1] + after), x.dtype(), x.device());
-  const std::size_t row = x.bytes() / std::size_t(std::max<std::int64_t>(s[0], 1));
-  const std::size_t slot = row / std::size_t(std::max<std::int64_t>(s[1], 1));
-  for (std::int64_t i = 0; i < s[0]; ++i)
-    std::copy_n(x.raw() + i * row, row, out.raw() + (i * (before + s[1] + after) + before) * slot);
-  return out;
-}
+Tensor pad_time(const Tensor& x, std::int64_t before, std::int64_t after) { return pad(x, 1, before, after).value; }
 
 std::int64_t missing(std::int64_t length, std::int64_t multiple) { return (multiple - length % multiple) % multiple; }
 
@@ -49,7 +41,7 @@ Padded pad_to_multiple(const Tensor& ids, const Tensor& mask, std::int64_t multi
   const Shape s = ids.shape();
   const std::int64_t added = missing(s[1], multiple), before = side == Side::left ? added : 0;
   if (added == 0) return {ids, mask, 0};
-  const Tensor real = mask ? mask : Tensor::full({s[0], s[1]}, 1, DType::boolean);
+  const Tensor real = mask ? mask : Tensor::full({s[0], s[1]}, 1, DType::boolean, ids.device());
   return {pad_time(ids, before, added - before), pad_time(real, before, added - before), before};
 }
 
@@ -63,7 +55,8 @@ Var padded(const SinkhornTransformer& model, const Scope& scope, const Var& x, c
   const Shape s = x.shape();
   const std::int64_t added = missing(s[1], model.config().length_multiple()), before = side == Side::left ? added : 0;
   if (added == 0) return model(scope, x, mask);
-  const Tensor real = pad_time(mask ? mask : Tensor::full({s[0], s[1]}, 1, DType::boolean), before, added - before);
+  const Tensor all = Tensor::full({s[0], s[1]}, 1, DType::boolean, x.value.device());
+  const Tensor real = pad_time(mask ? mask : all, before, added - before);
   return slice(model(scope, pad(x, 1, before, added - before), real), 1, before, before + s[1]);
 }
 
@@ -92,9 +85,10 @@ LanguageModelLoss autoregressive_loss(const SinkhornTransformerLM& model, const 
   Tensor input_mask, counted;
   if (mask) {
     input_mask = from(mask, 0);
-    const Tensor target_mask = from(mask, 1);
-    counted = input_mask.clone();
+    const Tensor target_mask = from(mask, 1).to(Device::cpu);
+    counted = input_mask.to(Device::cpu).clone();
     for (std::int64_t i = 0; i < counted.count(); ++i) counted.data<bool>()[i] &= target_mask.data<bool>()[i];
+    counted = counted.to(mask.device());
   }
   const Var logits = padded(model, scope, inputs, input_mask, side);
   const CrossEntropy result = cross_entropy(logits, targets, counted, ignore_index);

@@ -30,6 +30,8 @@ class SinkhornTransformerLM {
     if (to_logits_) see("to_logits", *to_logits_);
   }
   const ModelConfig& config() const { return stack_.config(); }
+  /// Where its parameters are, and its inputs must be.
+  Device device() const { return token_embedding_.weight.value.device(); }
   SinkhornTransformer& stack() { return stack_; }
 
  private:

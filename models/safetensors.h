@@ -63,6 +63,7 @@ struct Item {
   Type type = Type::F32;
   std::vector<std::int64_t> shape;
   std::span<const std::byte> bytes;
+  std::shared_ptr<const void> owner = {};  ///< keeps the bytes alive; empty if the caller does
 };
 
 /// Writes a file durably (see write_durably): wider types first, so that every tensor is aligned. Throws Error for

@@ -40,7 +40,12 @@ safetensors::Type file_type(DType dtype) {
 
 safetensors::Item to_item(std::string name, const Tensor& tensor) {
   const auto extents = tensor.shape().extents();
-  return {std::move(name), file_type(tensor.dtype()), {extents.begin(), extents.end()}, {tensor.raw(), tensor.bytes()}};
+  const auto here = std::make_shared<Tensor>(tensor.to(Device::cpu));
+  return {std::move(name),
+          file_type(tensor.dtype()),
+          {extents.begin(), extents.end()},
+          {here->raw(), here->bytes()},
+          here};
 }
 
 void load_parameter(const safetensors::File& file, const std::string& name, Parameter& into) {
@@ -48,8 +53,7 @@ void load_parameter(const safetensors::File& file, const std::string& name, Para
   if (Shape(entry.shape) != into.value.shape())
     fail<DataError>(file.path, ": tensor ", name, " is ", Shape(entry.shape), ", the model's is ", into.value.shape(),
                     "; is the config another one?");
-  const Tensor loaded = read_tensor(file, entry, into.value.dtype());
-  std::copy_n(loaded.raw(), loaded.bytes(), into.value.raw());
+  into.value.assign(read_tensor(file, entry, into.value.dtype()));
 }
 
 }  // namespace sinkhorn

@@ -15,7 +15,7 @@ void FlatParameters::adopt() {
   for (const Entry& entry : entries_) {
     Parameter& parameter = *entry.parameter;
     const Tensor place = slice_of(values, entry);
-    std::copy_n(parameter.value.raw(), parameter.value.bytes(), place.raw());
+    place.assign(parameter.value);
     parameter.value = place;
     parameter.gradient = slice_of(gradients, entry);
   }
@@ -30,6 +30,6 @@ Tensor FlatParameters::slice_of(const Tensor& flat, const Entry& entry) const {
   return flat.slice(entry.begin, entry.end).reshape(entry.parameter->value.shape());
 }
 
-void FlatParameters::zero_gradients() { std::fill_n(gradients.raw(), gradients.bytes(), std::byte{0}); }
+void FlatParameters::zero_gradients() { gradients.fill(0); }
 
 }  // namespace sinkhorn

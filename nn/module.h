@@ -77,6 +77,15 @@ void for_each_parameter(Module& module, Use&& use, const std::string& prefix = "
   });
 }
 
+/// Moves the parameters of a module to a device.
+template <class Module>
+void move_to(Device device, Module& module) {
+  for_each_parameter(module, [&](const std::string&, Parameter& parameter) {
+    parameter.value = parameter.value.to(device);
+    if (parameter.gradient) parameter.gradient = parameter.gradient.to(device);
+  });
+}
+
 template <class Module>
 std::vector<const Parameter*> parameters_of(Module& module) {
   std::vector<const Parameter*> all;

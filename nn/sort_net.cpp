@@ -6,8 +6,9 @@
 namespace sinkhorn {
 
 Tensor causal_choices(std::int64_t batch, std::int64_t heads, std::int64_t buckets, std::int64_t bucket,
-                      std::int64_t n_top, const Tensor& mask) {
+                      std::int64_t n_top, const Tensor& given_mask) {
   const std::int64_t length = buckets * bucket;
+  const Tensor mask = given_mask ? given_mask.to(Device::cpu) : Tensor();
   Tensor allowed(Shape{batch, heads, buckets, n_top + buckets}, DType::boolean);
   bool* out = allowed.data<bool>();
   std::vector<char> has_real(buckets);
@@ -53,7 +54,8 @@ Routing CausalSortNet::operator()(const Scope& scope, const Var& q, const Var& k
                                   std::int64_t local, std::int64_t n_top, double temperature,
                                   const Tensor& mask) const {
   const Shape s = q.shape();  // (B, T, H, d)
-  const Tensor allowed = causal_choices(s[0], s[2] - local, s[1] / bucket, bucket, n_top, mask);
+  const Tensor allowed =
+      causal_choices(s[0], s[2] - local, s[1] / bucket, bucket, n_top, mask).to(q.value.device());
   const Var open =
       mask_fill(scores(scope, q, kv, bucket, local, n_top, mask), allowed, -std::numeric_limits<double>::infinity());
   TopK chosen = top_k(open, n_top, temperature, scope.choices ? scope.choices->replayed() : Tensor());

@@ -31,7 +31,7 @@ struct CausalSortNet {
              std::int64_t n_top, const Tensor& mask) const;
 };
 
-/// What causality and padding leave to choose: bool (B, h, N, n + N), true = may be chosen.
+/// What causality and padding leave to choose: bool (B, h, N, n + N) on the CPU, true = may be chosen.
 Tensor causal_choices(std::int64_t batch, std::int64_t heads, std::int64_t buckets, std::int64_t bucket,
                       std::int64_t n_top, const Tensor& mask);
 

@@ -165,6 +165,9 @@ void add_gradcheck(CLI::App& app, Command& command) {
   auto options = std::make_shared<GradcheckOptions>();
   sub->add_option("--op", options->op, "check this op alone")->type_name("NAME");
   sub->add_flag("--json", options->json, "print a list of objects");
+  sub->add_option("--device", options->device, "where to compute")
+      ->type_name("auto|cpu|cuda")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
   sub->footer("Examples:\n  sinkhorn gradcheck\n  sinkhorn gradcheck --op softmax");
   sub->callback([options, &command] { command = [options] { return gradcheck(*options, std::cout); }; });
 }

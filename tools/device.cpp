@@ -7,8 +7,8 @@ namespace sinkhorn {
 ChosenDevice choose_device(const std::string& name) {
   if (name == "cpu") return {};
   const cuda::Probe probe = cuda::probe();
-  const std::string why = probe.devices.empty() ? "no GPU: " + probe.reason
-                                                : "in this version no operation runs on " + probe.devices.front().name;
+  if (!probe.devices.empty()) return {Device::cuda, probe.devices.front().name};
+  const std::string why = "no GPU: " + probe.reason;
   if (name == "cuda") fail<DeviceError>("--device cuda: ", why, "; use --device cpu");
   return {Device::cpu, why};
 }

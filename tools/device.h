@@ -8,7 +8,7 @@ namespace sinkhorn {
 
 struct ChosenDevice {
   Device device = Device::cpu;
-  std::string why;  // "no GPU: this build has no CUDA"; empty if the user chose
+  std::string why;  // cpu: "no GPU: this build has no CUDA", empty if the user chose it; cuda: the GPU's name
 };
 
 /// `name` is auto, cpu or cuda. Throws DeviceError if cuda was asked for and cannot be used.

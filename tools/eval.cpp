@@ -34,7 +34,8 @@ double loss_over(const SinkhornTransformerLM& model, const std::vector<std::int3
   for (std::size_t at = 0; at < windows.size(); at += std::size_t(batch_size)) {
     const auto end = std::min(at + std::size_t(batch_size), windows.size());
     const Padded batch = from_sequences({windows.begin() + std::ptrdiff_t(at), windows.begin() + std::ptrdiff_t(end)});
-    const LanguageModelLoss part = autoregressive_loss(model, Scope{}, batch.ids, batch.mask);
+    const LanguageModelLoss part =
+        autoregressive_loss(model, Scope{}, batch.ids.to(model.device()), batch.mask.to(model.device()));
     sum += part.loss.value.item() * double(part.counted);
   }
   return sum / double(tokens.size() - 1);
@@ -43,9 +44,10 @@ double loss_over(const SinkhornTransformerLM& model, const std::vector<std::int3
 int evaluate_checkpoint(const EvalOptions& options, std::ostream& out) {
   if (options.checkpoint.empty())
     fail<UsageError>("eval: --checkpoint is required: a checkpoint file or the folder of a run");
-  choose_device(options.device);
+  const Device device = choose_device(options.device).device;
   if (options.threads > 0) set_threads(int(options.threads));
   const TrainedModel trained = load_trained_model(options.checkpoint);
+  move_to(device, *trained.model);
   const RunRecord& record = trained.record;
   Dataset data = load_dataset(options.data.empty() ? record.train.data : options.data, record.train.vocabulary,
                               record.train.seq_len, record.tokenizer);

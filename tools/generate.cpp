@@ -66,11 +66,12 @@ int generate_text(const GenerateOptions& options, std::ostream& out) {
     fail<UsageError>("generate: --checkpoint is required: a checkpoint file or the folder of a run");
   if (!options.prompt.empty() && !options.prompt_file.empty())
     fail<UsageError>("generate: --prompt and --prompt-file exclude each other; give one of them");
-  choose_device(options.device);
+  const Device device = choose_device(options.device).device;
   if (options.threads > 0) set_threads(int(options.threads));
   const std::string prompt =
       options.prompt_file.empty() ? options.prompt : read_file(options.prompt_file, "--prompt-file");
   const TrainedModel trained = load_trained_model(options.checkpoint);
+  move_to(device, *trained.model);
   const Tokenizer& tokenizer = trained.record.tokenizer;
   const std::vector<std::int32_t> tokens = prompt_tokens(tokenizer, prompt, "prompt");
 

@@ -9,6 +9,7 @@
 
 #include "autograd/gradcheck.h"
 #include "models/fields.h"
+#include "tools/device.h"
 
 namespace sinkhorn {
 namespace {
@@ -31,10 +32,11 @@ std::vector<OpCheck> selected(const std::string& op) {
 }  // namespace
 
 int gradcheck(const GradcheckOptions& options, std::ostream& out) {
+  const Device device = choose_device(options.device).device;
   bool all_passed = true;
   auto list = nlohmann::json::array();
   for (const OpCheck& check : selected(options.op)) {
-    const std::vector<CaseResult> results = check.run();
+    const std::vector<CaseResult> results = check.run(device);
     double worst = 0;
     bool passed = true;
     std::string failures;

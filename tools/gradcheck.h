@@ -8,6 +8,7 @@ namespace sinkhorn {
 struct GradcheckOptions {
   std::string op;     // the only one to check; all if empty
   bool json = false;  // a list of objects with op, cases, worst_relative_error and passed
+  std::string device = "cpu";
 };
 
 /// Checks the gradients of all cases of each op in f64 and prints one line per op. Returns the exit code: 0, or 1 if

@@ -39,8 +39,8 @@ class Fixture {
   }
 
   Tensor tensor(const std::string& name, DType dtype) const { return read_tensor(file_, file_.require(name), dtype); }
-  Tensor optional(const std::string& name, DType dtype) const {
-    return file_.find(name) ? tensor(name, dtype) : Tensor();
+  Tensor optional(const std::string& name, DType dtype, Device device) const {
+    return file_.find(name) ? tensor(name, dtype).to(device) : Tensor();
   }
 
   template <class Model>
@@ -70,27 +70,29 @@ void collect_gradients(Model& model, const Gradients& gradients, Results& result
   });
 }
 
-Results run_transformer(const Fixture& fixture) {
+Results run_transformer(const Fixture& fixture, Device device) {
   Initializer init(Rng(0), DType::f64);
   SinkhornTransformer model(fixture.config, init);
   fixture.load(model);
+  move_to(device, model);
   const Scope scope{Tape::record()};
-  const Var x = scope.tape.leaf(fixture.tensor("in.x", DType::f64));
-  const Tensor mask = fixture.optional("in.input_mask", DType::boolean);
+  const Var x = scope.tape.leaf(fixture.tensor("in.x", DType::f64).to(device));
+  const Tensor mask = fixture.optional("in.input_mask", DType::boolean, device);
   const Var y = fixture.call.autopad ? padded(model, scope, x, mask, *fixture.call.autopad) : model(scope, x, mask);
-  const Var loss = sum(mul(y, fixture.tensor("in.w", DType::f64)));
+  const Var loss = sum(mul(y, fixture.tensor("in.w", DType::f64).to(device)));
   const Gradients gradients = scope.tape.backward(loss);
   Results results{y.value, loss.value, {{"ingrad.x", gradients.of(x)}}};
   collect_gradients(model, gradients, results);
   return results;
 }
 
-Results run_language_model(const Fixture& fixture) {
+Results run_language_model(const Fixture& fixture, Device device) {
   SinkhornTransformerLM model(fixture.config, Rng(0), DType::f64);
   fixture.load(model);
+  move_to(device, model);
   const Scope scope{Tape::record()};
-  const Tensor ids = fixture.tensor("in.ids", DType::i32);
-  const Tensor mask = fixture.optional("in.input_mask", DType::boolean);
+  const Tensor ids = fixture.tensor("in.ids", DType::i32).to(device);
+  const Tensor mask = fixture.optional("in.input_mask", DType::boolean, device);
   Var y, loss;
   if (fixture.kind == "autoregressive_loss") {
     const LanguageModelLoss result = autoregressive_loss(model, scope, ids, mask, fixture.call.pad);
@@ -98,18 +100,18 @@ Results run_language_model(const Fixture& fixture) {
     loss = result.loss;
   } else {
     y = fixture.call.autopad ? padded(model, scope, ids, mask, *fixture.call.autopad) : model(scope, ids, mask);
-    loss = fixture.kind == "lm" ? cross_entropy(y, fixture.tensor("in.targets", DType::i32), mask).loss
-                                : sum(mul(y, fixture.tensor("in.w", DType::f64)));
+    loss = fixture.kind == "lm" ? cross_entropy(y, fixture.tensor("in.targets", DType::i32).to(device), mask).loss
+                                : sum(mul(y, fixture.tensor("in.w", DType::f64).to(device)));
   }
   Results results{y.value, loss.value, {}};
   collect_gradients(model, scope.tape.backward(loss), results);
   return results;
 }
 
-Results run(const Fixture& fixture) {
-  if (fixture.kind == "transformer") return run_transformer(fixture);
+Results run(const Fixture& fixture, Device device) {
+  if (fixture.kind == "transformer") return run_transformer(fixture, device);
   if (fixture.kind == "lm" || fixture.kind == "lm_embeddings" || fixture.kind == "autoregressive_loss")
-    return run_language_model(fixture);
+    return run_language_model(fixture, device);
   fail<UsageError>("the kind '", fixture.kind, "' is not supported by this version");
 }
 
@@ -163,7 +165,7 @@ std::vector<std::filesystem::path> fixture_files(const std::vector<std::string>&
 }  // namespace
 
 int parity(const ParityOptions& options, std::ostream& out) {
-  choose_device(options.device);
+  const Device device = choose_device(options.device).device;
   if (!(options.tolerance > 0)) fail<UsageError>("parity: --tolerance must be above 0");
   const auto files = fixture_files(options.paths);
   int passed = 0, failed = 0;
@@ -171,7 +173,7 @@ int parity(const ParityOptions& options, std::ostream& out) {
     const std::string name = path.stem().string();
     try {
       const Fixture fixture(path);
-      const Errors errors = compare(fixture, run(fixture));
+      const Errors errors = compare(fixture, run(fixture, device));
       const bool agrees =
           errors.out <= options.tolerance && errors.loss <= options.tolerance && errors.gradients <= options.tolerance;
       (agrees ? passed : failed)++;

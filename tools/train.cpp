@@ -72,7 +72,7 @@ class Run {
                       ", which has ", tokens, "; leave num_tokens out");
     settings_.model.num_tokens = tokens;
     prompt_ = prompt_tokens(data_.tokenizer, train.sample_prompt, "--sample-prompt");
-    trainer_ = std::make_unique<Trainer>(settings_.model, train);
+    trainer_ = std::make_unique<Trainer>(settings_.model, train, device_.device);
     folder_.emplace(train.out);
     folder_->kept = int(train.keep);
     log_.emplace(train.out, 0);
@@ -96,7 +96,7 @@ class Run {
       fail<DataError>("data: ", data_.name, " is not the text this run was trained on (", data_.fingerprint, " here, ",
                       record_.data_fingerprint, " then); give that text with --data, or start a new run");
     prompt_ = prompt_tokens(data_.tokenizer, train.sample_prompt, "--sample-prompt");
-    trainer_ = std::make_unique<Trainer>(settings_.model, train);
+    trainer_ = std::make_unique<Trainer>(settings_.model, train, device_.device);
     load_checkpoint(file, record_, *trainer_);
     last_saved_ = file.path;
     log_.emplace(out, record_.step);
@@ -126,8 +126,10 @@ class Run {
     const auto line = [](const char* what, const std::string& text) {
       std::cout << fmt::format("{:<8} {}\n", what, text);
     };
-    line("device", fmt::format("CPU, {} thread{}{}", threads(), threads() == 1 ? "" : "s",
-                               device_.why.empty() ? "" : " (" + device_.why + ")"));
+    line("device", device_.device == Device::cuda
+                       ? device_.why
+                       : fmt::format("CPU, {} thread{}{}", threads(), threads() == 1 ? "" : "s",
+                                     device_.why.empty() ? "" : " (" + device_.why + ")"));
     line("model", fmt::format("{} parameters: dim {}, depth {}, {} heads ({} local), buckets of {}{}",
                               grouped(trainer_->parameters().count()), model.dim, model.depth, model.heads,
                               model.n_local_attn_heads, model.bucket_size, model.reversible ? ", reversible" : ""));
@@ -263,7 +265,7 @@ class Run {
   }
 
   void save(bool best, bool due) {
-    const Tensor& values = trainer_->parameters().values;
+    const Tensor values = trainer_->parameters().values.to(Device::cpu);
     const auto numbers = values.span<float>();
     if (!std::all_of(numbers.begin(), numbers.end(), [](float v) { return std::isfinite(v); }))
       fail<NonFinite>("step ", trainer_->steps_done(),
@@ -276,7 +278,8 @@ class Run {
     record_.data_fingerprint = data_.fingerprint;
     record_.data_bytes = data_.bytes;
     log_->sync();  // no checkpoint without its log lines
-    const safetensors::Metadata metadata = to_metadata(record_, trainer_->rng_key(), "cpu");
+    const std::string device_name = device_.device == Device::cuda ? "cuda" : "cpu";
+    const safetensors::Metadata metadata = to_metadata(record_, trainer_->rng_key(), device_name);
     const auto items = checkpoint_items(*trainer_);
     if (best) folder_->save_best(record_.step, metadata, items);
     if (!due) return;

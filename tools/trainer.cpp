@@ -16,7 +16,8 @@ namespace {
 
 constexpr std::uint32_t kInitStream = 1, kNoiseStream = 2;
 
-const ModelConfig& fitting(const ModelConfig& model) {
+const ModelConfig& fitting(const ModelConfig& model, Device device) {
+  if (device != Device::cpu) return model;  // there an allocation that fails says so at once
   constexpr double bytes = 4 * sizeof(float), gib = 1 << 30;  // value, gradient and both moments of a parameter
   const double needed = model.least_parameters() * bytes, available = double(available_memory());
   if (needed > available)
@@ -27,8 +28,14 @@ const ModelConfig& fitting(const ModelConfig& model) {
   return model;
 }
 
+SinkhornTransformerLM& moved(SinkhornTransformerLM& model, Device device) {
+  move_to(device, model);
+  return model;
+}
+
 bool all_finite(const Tensor& x) {
-  const auto numbers = x.span<float>();
+  const Tensor here = x.to(Device::cpu);
+  const auto numbers = here.span<float>();
   return std::all_of(numbers.begin(), numbers.end(), [](float v) { return std::isfinite(v); });
 }
 
@@ -39,11 +46,12 @@ Batch to_batch(const Windows& windows) {
   return {Tensor::from(windows.inputs(), shape), Tensor::from(windows.targets(), shape)};
 }
 
-Trainer::Trainer(const ModelConfig& model, const TrainConfig& train)
+Trainer::Trainer(const ModelConfig& model, const TrainConfig& train, Device device)
     : train_(train),
-      model_(fitting(model), Rng(std::uint64_t(train.seed)).split(kInitStream), DType::f32,
+      device_(device),
+      model_(fitting(model, device), Rng(std::uint64_t(train.seed)).split(kInitStream), DType::f32,
              {train.embedding_init_std, train.embedding_init_std}),
-      parameters_(model_),
+      parameters_(moved(model_, device)),
       noise_step_(Tensor::zeros({}, DType::i32)),
       noise_(Rng(std::uint64_t(train.seed)).split(kNoiseStream).key(), noise_step_) {
   for (const FlatParameters::Entry& e : parameters_.entries())
@@ -51,7 +59,8 @@ Trainer::Trainer(const ModelConfig& model, const TrainConfig& train)
 }
 
 Var Trainer::forward(const Scope& scope, const Batch& batch) const {
-  return cross_entropy(model_(scope, batch.inputs), batch.targets, batch.counted).loss;
+  const Tensor counted = batch.counted ? batch.counted.to(device_) : Tensor();
+  return cross_entropy(model_(scope, batch.inputs.to(device_)), batch.targets.to(device_), counted).loss;
 }
 
 Scope Trainer::scope_of(std::int64_t micro_step, Tape tape) const {
@@ -60,7 +69,7 @@ Scope Trainer::scope_of(std::int64_t micro_step, Tape tape) const {
 
 double Trainer::add_gradients(const Batch& batch, const Scope& scope) {
   const Var loss = forward(scope, batch);
-  scope.tape.backward(loss, Tensor::full(loss.shape(), 1 / double(train_.accumulate)));
+  scope.tape.backward(loss, Tensor::full(loss.shape(), 1 / double(train_.accumulate), DType::f32, device_));
   return loss.value.item();
 }
 
@@ -88,7 +97,7 @@ double Trainer::evaluate(const Batch& batch) const { return forward(Scope{}, bat
 
 Trainer::Cost Trainer::measure(const Batch& batch) {
   using Clock = std::chrono::steady_clock;
-  Pool& pool = Pool::of(Device::cpu);
+  Pool& pool = Pool::of(device_);
   pool.reset_peak();
   Cost cost{};
   // The first pass fills the pool, and is the slower one; a slow step is not worth a second.
@@ -111,7 +120,8 @@ void Trainer::explain_non_finite(const std::function<Batch(std::int64_t)>& batch
     const Tape tape = Tape::record(true);
     tape.watch([&](std::string_view op, bool backward, const Tensor& value) {
       if (!first_op.empty() || value.dtype() != DType::f32 || all_finite(value)) return;
-      const auto numbers = value.span<float>();
+      const Tensor here = value.to(Device::cpu);
+      const auto numbers = here.span<float>();
       const bool masked = std::none_of(numbers.begin(), numbers.end(), [](float v) {
         return std::isnan(v) || v == std::numeric_limits<float>::infinity();
       });

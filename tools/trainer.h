@@ -28,7 +28,7 @@ class Trainer {
  public:
   /// `model` is complete (num_tokens, max_seq_len) and valid. Throws OutOfMemory, before anything is allocated, if
   /// parameters, gradients and moments cannot fit.
-  Trainer(const ModelConfig& model, const TrainConfig& train);
+  Trainer(const ModelConfig& model, const TrainConfig& train, Device device = Device::cpu);
   Trainer(const Trainer&) = delete;
 
   /// One optimizer step on the mean of `accumulate` batches, `batch(micro_step)` each. Throws NonFinite, before
@@ -55,6 +55,7 @@ class Trainer {
   std::uint64_t rng_key() const { return noise_.key(); }
 
  private:
+  /// The batch may lie on any device.
   Var forward(const Scope& scope, const Batch& batch) const;
   Scope scope_of(std::int64_t micro_step, Tape tape) const;
   /// Forward and backward, gradients added to the flat buffer. Returns the loss.
@@ -62,6 +63,7 @@ class Trainer {
   [[noreturn]] void explain_non_finite(const std::function<Batch(std::int64_t)>& batch, double loss);
 
   TrainConfig train_;
+  Device device_;
   SinkhornTransformerLM model_;
   FlatParameters parameters_;
   std::vector<Range> decayed_;

@@ -87,13 +87,22 @@ Tensors ReversibleChain::backward(const Saved& saved, const Tensor& dy) const {
 }
 
 std::vector<Case<ReversibleChain>> ReversibleChain::cases() {
-  // f(x) = tanh(x) * p + context and g(x) = sigmoid(x) * p, p shared by every second block.
+  // f(x) = tanh(x) * p + context and g(x) = sigmoid(x) * p, p shared by every second block. The parameters follow x to
+  // its device.
+  struct Toy {
+    Tensor drawn;
+    Parameter parameter;
+  };
   auto chain = [](std::string label, std::size_t depth, bool with_context) {
-    auto owned = std::make_shared<std::vector<Parameter>>(2);
+    auto owned = std::make_shared<std::vector<Toy>>(2);
     ReversibleChain op;
     for (std::size_t i = 0; i < depth; ++i) {
-      const Parameter* p = &(*owned)[i % 2];
-      auto at = [owned, p](const Tape& tape, const Var& y) { return mul(y, tape ? tape.leaf(*p) : Var(p->value)); };
+      Toy* const toy = &(*owned)[i % 2];
+      const Parameter* const p = &toy->parameter;
+      auto at = [owned, toy, p](const Tape& tape, const Var& y) {
+        toy->parameter.value = toy->drawn.to(y.value.device());
+        return mul(y, tape ? tape.leaf(*p) : Var(p->value));
+      };
       op.blocks.push_back(
           {{[at](const Tape& tape, const Var& x, const Var& context, Choices&) {
               const Var y = at(tape, tanh(x));
@@ -102,10 +111,10 @@ std::vector<Case<ReversibleChain>> ReversibleChain::cases() {
             {p}},
            {[at](const Tape& tape, const Var& x, const Var&, Choices&) { return at(tape, sigmoid(x)); }, {p}}});
     }
-    op.parameters = {&(*owned)[0], &(*owned)[1]};
+    op.parameters = {&(*owned)[0].parameter, &(*owned)[1].parameter};
     return Case<ReversibleChain>(std::move(label), std::move(op), [owned, with_context](Draw& draw) {
       Tensors in{draw.uniform({2, 3}), with_context ? draw.uniform({2, 3}) : Tensor()};
-      for (Parameter& p : *owned) in.push_back(p.value = draw.uniform({2, 3}));
+      for (Toy& toy : *owned) in.push_back(toy.drawn = draw.uniform({2, 3}));
       return in;
     });
   };

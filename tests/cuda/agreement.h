@@ -1,0 +1,41 @@
+// How results on the device are compared with those on the CPU: both against f64, by squared error.
+#pragma once
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "autograd/tensor.h"
+#include "cuda/device.h"
+
+namespace sinkhorn::testing {
+
+/// Tests on the device run on the emulated one where the build has no CUDA, and are skipped where it has but finds no GPU.
+#define SINKHORN_NEEDS_DEVICE() \
+  if (!cuda::is_usable()) GTEST_SKIP() << cuda::probe().reason
+
+/// sum (got - want)^2 / sum want^2; infinite if shapes differ, or where one is NaN or infinite and the other not so.
+inline double squared_error(const Tensor& got, const Tensor& want) {
+  if (!got || !want) return !got && !want ? 0 : INFINITY;
+  if (got.shape() != want.shape()) return INFINITY;
+  const std::vector<double> a = got.to_vector(), b = want.to_vector();
+  double error = 0, size = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    if (a[i] == b[i]) {
+      size += std::isinf(b[i]) ? 0 : b[i] * b[i];
+      continue;
+    }
+    if (!std::isfinite(a[i]) || !std::isfinite(b[i])) return INFINITY;
+    error += (a[i] - b[i]) * (a[i] - b[i]);
+    size += b[i] * b[i];
+  }
+  return error == 0 ? 0 : size > 0 ? error / size : INFINITY;
+}
+
+/// The largest squared error that passes. Matrix products sum more terms than anything else.
+inline double limit_of(DType dtype, bool matrix_product) {
+  if (dtype == DType::f64) return 1e-26;
+  if (dtype == DType::f32) return matrix_product ? 1e-11 : 1e-12;
+  return 1e-5;
+}
+
+}  // namespace sinkhorn::testing

@@ -1,0 +1,192 @@
+// Every op on the device against the CPU, forward and backward, in every type: the cases of its gradient check, and large
+// shapes. Buffers stand between guard words and hold NaN at first.
+#include <gtest/gtest.h>
+
+#include <optional>
+
+#include "autograd/gradcheck.h"
+#include "autograd/pool.h"
+#include "tests/autograd/expect.h"
+#include "tests/autograd/subjects.h"
+#include "tests/cuda/agreement.h"
+
+namespace sinkhorn {
+namespace {
+
+using testing::Function;
+using testing::forward_and_backward;
+using testing::limit_of;
+using testing::squared_error;
+using testing::Subject;
+using testing::subjects;
+
+// Guards on the device's pool for as long as it lives; every buffer must come back whole.
+class Guarded {
+ public:
+  Guarded() : before_(pool().stats().damaged) { pool().guard(true); }
+  ~Guarded() {
+    pool().guard(false);
+    EXPECT_EQ(pool().stats().damaged, before_) << "a kernel wrote beside a buffer";
+  }
+
+ private:
+  static Pool& pool() { return Pool::of(Device::cuda); }
+  std::size_t before_;
+};
+
+Tensors moved(const Tensors& tensors, Device device) {
+  Tensors result;
+  for (const Tensor& x : tensors) result.push_back(x ? x.to(device) : x);
+  return result;
+}
+
+// Runs f in `dtype` on both devices and in f64, from the same numbers, and compares output and gradients.
+void compare(const std::string& name, DType dtype, const Tensors& inputs, const Function& f) {
+  const Tensors on_cpu = forward_and_backward(inputs, f);
+  Tensors wide;
+  for (const Tensor& x : inputs) wide.push_back(x && is_floating(x.dtype()) ? x.to(DType::f64) : x);
+  const Tensors exact = forward_and_backward(wide, f);
+  std::optional<Guarded> guarded(std::in_place);
+  Tensors on_device = moved(forward_and_backward(moved(inputs, Device::cuda), f), Device::cpu);
+  Tensors again = moved(forward_and_backward(moved(inputs, Device::cuda), f), Device::cpu);
+  guarded.reset();
+  const bool product = name.find("matmul") != name.npos || name.find("linear") != name.npos ||
+                       name.find("attention") != name.npos;
+  for (std::size_t i = 0; i < exact.size(); ++i) {
+    const std::string what = name + (i == 0 ? ", output" : ", gradient of input " + std::to_string(i - 1));
+    EXPECT_EQ(bool(on_device[i]), bool(exact[i])) << what;
+    if (!on_device[i] || !exact[i]) continue;
+    EXPECT_EQ(on_device[i].dtype(), on_cpu[i].dtype()) << what;
+    EXPECT_TRUE(equal_bits(on_device[i], again[i])) << what << ": two runs differ";
+    const double error = squared_error(on_device[i], exact[i]), of_cpu = squared_error(on_cpu[i], exact[i]);
+    // Where rounding of the input is magnified, the CPU's own error says by how much.
+    EXPECT_TRUE(error <= limit_of(dtype, product) || error <= 2 * of_cpu)
+        << what << " in " << dtype << ": squared error " << error << " (CPU: " << of_cpu << ")";
+  }
+}
+
+class OnDevice : public ::testing::TestWithParam<DType> {
+ protected:
+  void SetUp() override { SINKHORN_NEEDS_DEVICE(); }
+};
+
+TEST_P(OnDevice, CasesOfEveryOpAgreeWithTheCpu) {
+  for (const OpCheck& check : all_op_checks()) {
+    // A cast's types are its own, and a chain holds its parameters itself: gradcheck_test.cpp has both in f64.
+    if (GetParam() != DType::f64 && (check.name == "cast" || check.name == "reversible_chain")) continue;
+    int number = 0;
+    for (const AnyCase& at : check.cases()) {
+      Draw draw(Rng(std::uint64_t(100 + ++number)));
+      const Tensors drawn = at.inputs(draw);
+      // Only floating inputs become leaves; the others stay constants.
+      Tensors inputs, constants;
+      std::vector<int> places;
+      for (std::size_t k = 0; k < drawn.size(); ++k) {
+        const bool varies = drawn[k] && is_floating(drawn[k].dtype());
+        constants.push_back(varies ? Tensor() : drawn[k]);
+        if (!varies) continue;
+        inputs.push_back(drawn[k].to(GetParam()));
+        places.push_back(int(k));
+      }
+      compare(std::string(check.name) + " (" + at.label + ")", GetParam(), inputs, [&](std::span<const Var> x) {
+        std::vector<Var> all;
+        for (const Tensor& constant : constants)
+          all.emplace_back(constant ? constant.to(x[0].value.device()) : constant);
+        for (std::size_t k = 0; k < places.size(); ++k) all[std::size_t(places[k])] = x[k];
+        return at.apply(all);
+      });
+    }
+  }
+}
+
+TEST_P(OnDevice, LargeShapesAgreeWithTheCpu) {
+  for (const Subject& subject : subjects()) {
+    Tensors inputs;
+    for (const Shape& shape : subject.inputs)
+      inputs.push_back(uniform(Rng(inputs.size()), shape, -2, 2, DType::f64).to(GetParam()));
+    compare(subject.name, GetParam(), inputs, subject.f);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, OnDevice, ::testing::Values(DType::f32, DType::f64, DType::bf16),
+                         [](const auto& info) {
+                           std::ostringstream name;
+                           name << info.param;
+                           return name.str();
+                         });
+
+class GradientOnDevice : public ::testing::TestWithParam<OpCheck> {};
+
+TEST_P(GradientOnDevice, AgreesWithCentralDifferences) {
+  SINKHORN_NEEDS_DEVICE();
+  for (const CaseResult& result : GetParam().run(Device::cuda))
+    EXPECT_TRUE(result.passed) << GetParam().name << ", " << result.label << ": " << result.report.worst << " at "
+                               << result.report.where;
+}
+
+INSTANTIATE_TEST_SUITE_P(AllOps, GradientOnDevice, ::testing::ValuesIn(all_op_checks()),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+TEST(OnTheDevice, MovesAndChoicesAreTheSameBits) {
+  SINKHORN_NEEDS_DEVICE();
+  const Tensor x = uniform(Rng(1), {40, 33, 10}, -1, 1), logits = uniform(Rng(2), {500, 70}, -1, 1).to(DType::bf16);
+  const Tensor ids = integers(Rng(3), {300}, 40), flags = Draw(Rng(4)).mask({40, 33});
+  const auto same = [](const Tensor& on_cpu, const Tensor& on_device) {
+    EXPECT_EQ(on_device.device(), Device::cuda);
+    EXPECT_TRUE(equal_bits(on_cpu, on_device));
+  };
+  const Guarded guarded;
+  const auto there = [](const Tensor& t) { return t.to(Device::cuda); };
+  for (const Tensor& t : {x, x.to(DType::f64), x.to(DType::bf16), Tensor(flags.reshape({40, 33, 1})),
+                          ids.slice(0, 240).reshape({4, 6, 10})}) {
+    same(permute(t, {2, 0, 1}).value, permute(there(t), {2, 0, 1}).value);
+    same(rotate(t, 1, 2).value, rotate(there(t), 1, 2).value);
+    same(pad(t, 1, 3, 1).value, pad(there(t), 1, 3, 1).value);
+    same(slice(t, 1, 1, 5).value, slice(there(t), 1, 1, 5).value);
+    same(concat({t, t}, 2).value, concat({there(t), there(t)}, 2).value);
+    same(broadcast_to(reshape(t, {1, -1}), {3, t.count()}).value,
+         broadcast_to(reshape(there(t), {1, -1}), {3, t.count()}).value);
+    for (DType to : {DType::f32, DType::f64, DType::bf16, DType::i32, DType::boolean}) same(t.to(to), there(t).to(to));
+  }
+  same(embedding(x.reshape({40, 330}), ids).value, embedding(there(x.reshape({40, 330})), there(ids)).value);
+  same(top_k(logits, 5, 0.75).picks, top_k(there(logits), 5, 0.75).picks);
+  same(mask_fill(x, flags.reshape({40, 33, 1}), 7).value,
+       mask_fill(there(x), there(flags.reshape({40, 33, 1})), 7).value);
+  const Tensor coarse = integers(Rng(5), {50, 200}, 4).to(DType::f32);  // full of ties
+  same(top_k(coarse, 7, 1).picks, top_k(there(coarse), 7, 1).picks);
+}
+
+TEST(OnTheDevice, InfinitiesAndNaNsStay) {
+  SINKHORN_NEEDS_DEVICE();
+  const float none = -INFINITY;
+  const Tensor x = Tensor::from<float>({none, none, none, 1, NAN, 2, 3e38f, 3e38f, -3e38f}, {3, 3}).to(Device::cuda);
+  const std::vector<double> y = softmax(x).value.to_vector(), z = log_sum_exp(x).value.to_vector();
+  EXPECT_EQ(y[0], 0);
+  EXPECT_TRUE(std::isnan(y[3]));
+  EXPECT_EQ(y[6], 0.5);
+  EXPECT_EQ(z[0], none);
+  EXPECT_TRUE(std::isnan(z[1]));
+  EXPECT_EQ(log_softmax(x).value.to_vector()[0], none);
+}
+
+TEST(OnTheDevice, BadIndicesAreErrors) {
+  SINKHORN_NEEDS_DEVICE();
+  using testing::expect_error;
+  const auto there = [](const Tensor& t) { return t.to(Device::cuda); };
+  const Tensor table = there(Tensor::zeros({5, 2})), ids = there(Tensor::from<std::int32_t>({1, 7}, {2}));
+  expect_error([&] { embedding(table, ids).value.to_vector(); }, {"embedding", "id 7", "0 .. 4"});
+  EXPECT_EQ(table.to_vector().size(), 10u) << "the error is raised once";
+  expect_error([&] { cross_entropy(there(Tensor::zeros({2, 3})), ids).loss.value.item(); },
+               {"cross_entropy", "target 7", "0 .. 2"});
+  expect_error([&] { top_k(there(Tensor::zeros({1, 3})), 2, 1, ids.reshape({1, 2})).weights.value.to_vector(); },
+               {"top_k", "pick 7", "-1 .. 2"});
+  expect_error(
+      [&] {
+        gather_buckets(there(Tensor::zeros({1, 3, 1, 1})), there(Tensor::zeros({1, 1, 2})), ids.reshape({1, 1, 2}))
+            .value.to_vector();
+      },
+      {"gather_buckets", "pick 7"});
+}
+
+}  // namespace
+}  // namespace sinkhorn
