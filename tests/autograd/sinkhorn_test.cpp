@@ -189,6 +189,7 @@ Tensors value_and_gradient(const Tensor& x, const Tensor& dy, const Tensor& colu
 // Columns `kept` of a (rows, columns) tensor.
 Tensor choose(const Tensor& x, const std::vector<std::int64_t>& kept) {
   std::vector<Var> parts;
+  parts.reserve(kept.size());
   for (std::int64_t j : kept) parts.push_back(slice(x, 1, j, j + 1));
   return concat(parts, 1).value;
 }
