@@ -34,7 +34,7 @@ Tensor normal(Rng rng, Shape shape, double mean, double stddev, DType dtype) {
 }
 
 Tensor gumbel(const Rng& rng, Shape shape, DType dtype) {
-  const Tensor noise(shape, dtype);
+  Tensor noise(shape, dtype);
   dispatch(noise, [&, bits = rng.bits()]<class T>(auto) {
     using R = Real<T>;
     T* const out = noise.data<T>();

@@ -71,8 +71,8 @@ TEST(Sinkhorn, NormalisesColumnsToRoundingAndRowsOnlyRoughly) {
     EXPECT_LE(largest_distance(sums(sinkhorn(routing_scores(1, shape, DType::f64), {}, 5).value, -2), 1), 1.6e-15);
     EXPECT_LE(largest_distance(sums(sinkhorn(routing_scores(1, shape, DType::f32), {}, 5).value, -2), 1), 1.5e-6);
   }
-  const Tensor huge = uniform(Rng(2), {8, 8}, -1e6, 1e6, DType::f32);
-  EXPECT_LE(largest_distance(sums(sinkhorn(huge, {}, 5).value, -2), 1), 1.5e-6) << "with huge scores";
+  const Tensor far = add(uniform(Rng(2), {8, 8}, -1, 1), uniform(Rng(3), {8}, -1e4, 1e4)).value;
+  EXPECT_LE(largest_distance(sums(sinkhorn(far, {}, 5).value, -2), 1), 1.5e-6) << "where potentials are coarse";
   const double rows = largest_distance(sums(sinkhorn(routing_scores(1, {50, 32, 32}, DType::f64), {}, 5).value, -1), 1);
   EXPECT_GT(rows, 0.01) << "five iterations do not make a matrix doubly stochastic: which axis was last?";
 }
@@ -154,26 +154,28 @@ TEST(Sinkhorn, ForgetsRowConstantsAtOnceAndColumnConstantsOnlyInTheLimit) {
   EXPECT_LE(relative_error(after(columns_moved, 200), after(x, 200)), 1e-13);
 }
 
-// Scores with one best permutation: each of its entries is 0, every other at most -gap. At temperature T the limit's
-// distance from the permutation matrix is at most (N - 1) exp(-gap / T), and so is that of every iterate.
+// Scores whose entries on one permutation are 0 and elsewhere at most -gap. With a = (N - 1) exp(-gap / T), a row's
+// first sum is at most 1 + a, so that a column then holds at least 1 / (1 + a) on the permutation and at most a
+// elsewhere: normalised, the largest error is below a. On these matrices that holds for later iterates as well (on
+// others they may pass it by some per cent).
 TEST(Sinkhorn, BecomesThePermutationAsTheTemperatureFalls) {
-  constexpr std::int64_t kSize = 7;
+  constexpr std::size_t kSize = 7;
   constexpr double kGap = 0.5;
-  const std::vector<std::int64_t> permutation{3, 0, 6, 1, 5, 2, 4};
-  for (DType dtype : {DType::f32, DType::f64}) {
-    std::vector<double> scores = uniform(Rng(9), {kSize, kSize}, -3, -kGap, DType::f64).to_vector(),
-                        best(scores.size());
-    for (std::int64_t i = 0; i < kSize; ++i) {
-      scores[std::size_t(i * kSize + permutation[std::size_t(i)])] = 0;
-      best[std::size_t(i * kSize + permutation[std::size_t(i)])] = 1;
-    }
-    for (double temperature : {1.0, 0.5, 0.1, 0.05, 0.01, 1e-4}) {
-      const Tensor x = scale(filled({kSize, kSize}, scores), 1 / temperature).value.to(dtype);
-      const std::vector<double> y = sinkhorn(x, {}, 8).value.to_vector();
-      const double bound = (kSize - 1) * std::exp(-kGap / temperature) + (dtype == DType::f32 ? 1e-6 : 1e-15);
-      for (std::size_t i = 0; i < y.size(); ++i)
-        EXPECT_TRUE(std::abs(y[i] - best[i]) <= bound) << "T " << temperature << " element " << i << ": " << y[i];
-    }
+  const std::vector<std::size_t> permutation{3, 0, 6, 1, 5, 2, 4};
+  std::vector<double> best(kSize * kSize);
+  for (std::size_t i = 0; i < kSize; ++i) best[i * kSize + permutation[i]] = 1;
+  for (std::uint64_t key = 0; key < 10; ++key) {
+    std::vector<double> scores = uniform(Rng(key), {kSize, kSize}, -3, -kGap, DType::f64).to_vector();
+    for (std::size_t i = 0; i < scores.size(); ++i)
+      if (best[i] == 1) scores[i] = 0;
+    for (DType dtype : {DType::f32, DType::f64})
+      for (double temperature : {1.0, 0.5, 0.1, 0.05, 0.01, 1e-4})
+        for (std::int64_t iterations : {1, 8}) {
+          const Tensor x = scale(filled({kSize, kSize}, scores), 1 / temperature).value.to(dtype);
+          const double rounding = dtype == DType::f32 ? 1e-6 : 1e-15;
+          testing::expect_values(sinkhorn(x, {}, iterations), best,
+                                 (kSize - 1) * std::exp(-kGap / temperature) + rounding);
+        }
   }
 }
 
@@ -187,6 +189,7 @@ Tensors value_and_gradient(const Tensor& x, const Tensor& dy, const Tensor& colu
 // Columns `kept` of a (rows, columns) tensor.
 Tensor choose(const Tensor& x, const std::vector<std::int64_t>& kept) {
   std::vector<Var> parts;
+  parts.reserve(kept.size());
   for (std::int64_t j : kept) parts.push_back(slice(x, 1, j, j + 1));
   return concat(parts, 1).value;
 }
@@ -258,8 +261,11 @@ TEST(Sinkhorn, UnderATriangularMaskLetsTheFutureSpeak) {
   Tensor x = Tensor::full({kSize, kSize}, -kInfinity, DType::f64);
   for (std::int64_t i = 0; i < kSize; ++i)
     for (std::int64_t j = 0; j <= i; ++j) x.data<double>()[i * kSize + j] = 0;
-  Tensor later = x.clone();
-  later.data<double>()[(kSize - 1) * kSize] = 6;  // the last row now wants column 0
+  Tensor later = x.clone();  // the last row wants bucket 2, then any but that
+  for (std::int64_t j = 0; j < kSize; ++j) {
+    x.data<double>()[(kSize - 1) * kSize + j] = j == 2 ? 6 : -6;
+    later.data<double>()[(kSize - 1) * kSize + j] = j == 2 ? -6 : 6;
+  }
 
   // The largest change of any row but the last.
   auto influence = [&](const std::function<Tensor(const Tensor&)>& normalise) {
@@ -268,7 +274,7 @@ TEST(Sinkhorn, UnderATriangularMaskLetsTheFutureSpeak) {
     for (std::size_t i = 0; i < (kSize - 1) * kSize; ++i) largest = std::max(largest, std::abs(a[i] - b[i]));
     return largest;
   };
-  EXPECT_GT(influence([](const Tensor& z) { return sinkhorn(z, {}, 5).value; }), 0.1);
+  EXPECT_GT(influence([](const Tensor& z) { return sinkhorn(z, {}, 5).value; }), 0.25);
   EXPECT_EQ(influence([](const Tensor& z) { return softmax(z).value; }), 0) << "rows alone do not leak";
 }
 
@@ -291,7 +297,7 @@ TEST(Gumbel, HasTheDistributionsMomentsAndQuantiles) {
     for (double v : g) square += (v - mean) * (v - mean) / kCount, cube += std::pow(v - mean, 3) / kCount;
     EXPECT_NEAR(mean, std::numbers::egamma, 0.01);
     EXPECT_NEAR(square, std::numbers::pi * std::numbers::pi / 6, 0.02);
-    EXPECT_NEAR(cube / std::pow(square, 1.5), 1.1395, 0.05) << "skew to the right: U and 1 - U are not the same";
+    EXPECT_NEAR(cube / std::pow(square, 1.5), 1.1395, 0.05) << "skew to the right";
     std::sort(g.begin(), g.end());
     for (double p : {0.01, 0.25, 0.5, 0.75, 0.99}) {
       const double quantile = -std::log(-std::log(p)), density = -p * std::log(p);
