@@ -8,7 +8,6 @@ void require_supported(const ModelConfig& config) {
   };
   refuse(!config.causal, "causal = false");
   refuse(config.receives_context, "receives_context");
-  refuse(!config.pkm_layers.empty(), "pkm_layers");
 }
 
 SinkhornTransformer::SinkhornTransformer(const ModelConfig& config, Initializer& init) : config_(config) {
@@ -27,16 +26,22 @@ SinkhornTransformer::SinkhornTransformer(const ModelConfig& config, Initializer&
                                    config.use_simple_sort_net};
   if (config.embedding_width() != config.dim) project_in_.emplace(config.embedding_width(), config.dim, true, init);
   std::shared_ptr<SinkhornSelfAttention> attend;
-  std::shared_ptr<FeedForward> feed_forward;
+  std::shared_ptr<FeedForwardOrMemory> feed_forward;
+  const ProductKeyOptions memory{config.dim, config.pkm_heads, config.pkm_num_keys, config.pkm_dim_head,
+                                 config.pkm_topk};
   for (std::int64_t layer = 0; layer < config.depth; ++layer) {
     const bool owns = layer == 0 || !config.weight_tie;
-    if (owns) {
-      attend = std::make_shared<SinkhornSelfAttention>(attention, init);
-      feed_forward =
-          std::make_shared<FeedForward>(config.dim, config.ff_glu, config.ff_dropout, config.ff_chunks, init);
-    }
+    if (owns) attend = std::make_shared<SinkhornSelfAttention>(attention, init);
+    // Memories are never tied, so the first feed-forward may stand in a later layer than the first.
+    const bool is_memory = config.has_pkm(layer), owns_feed_forward = is_memory || !feed_forward || !config.weight_tie;
+    auto second = feed_forward;
+    if (is_memory)
+      second = std::make_shared<FeedForwardOrMemory>(FeedForwardOrMemory{ProductKeyMemory(memory, init)});
+    else if (owns_feed_forward)
+      second = feed_forward = std::make_shared<FeedForwardOrMemory>(
+          FeedForwardOrMemory{FeedForward(config.dim, config.ff_glu, config.ff_dropout, config.ff_chunks, init)});
     blocks_.push_back({{attend, owns, config.dim, config.use_rezero, init},
-                       {feed_forward, owns, config.dim, config.use_rezero, init}});
+                       {second, owns_feed_forward, config.dim, config.use_rezero, init}});
   }
   if (project_in_ && !config.return_embeddings) project_out_.emplace(config.dim, config.embedding_width(), true, init);
 }

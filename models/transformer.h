@@ -1,18 +1,33 @@
 // The Sinkhorn transformer: a stack of attention and feed-forward blocks over vectors, sequential or reversible.
 #pragma once
 #include <optional>
+#include <variant>
 #include <vector>
 
 #include "models/config.h"
 #include "nn/attention.h"
+#include "nn/product_key_memory.h"
 #include "nn/sublayer.h"
 
 namespace sinkhorn {
 
-/// One layer of the stack: self-attention, then feed-forward.
+/// What follows attention: a feed-forward, or the memory that takes its place. Both work on each token for itself.
+struct FeedForwardOrMemory {
+  Var operator()(const Scope& scope, const Var& x) const {
+    return std::visit([&](const auto& module) { return module(scope, x); }, either);
+  }
+  template <class See>
+  void visit(See&& see) {
+    std::visit([&](auto& module) { module.visit(see); }, either);
+  }
+
+  std::variant<FeedForward, ProductKeyMemory> either;
+};
+
+/// One layer of the stack: self-attention, then feed-forward or product-key memory.
 struct TransformerBlock {
   Sublayer<SinkhornSelfAttention> attention;
-  Sublayer<FeedForward> feed_forward;
+  Sublayer<FeedForwardOrMemory> feed_forward;
 };
 
 /// Throws UsageError for options whose parts this version does not have, naming them.

@@ -47,9 +47,22 @@ TEST(LanguageModel, RefusesWhatThisVersionDoesNotHave) {
   ModelConfig config = config_of_seven();
   config.causal = false;
   EXPECT_THROW(SinkhornTransformerLM{config}, UsageError);
-  config = config_of_seven();
-  config.pkm_layers = {1};
-  EXPECT_THROW(SinkhornTransformerLM{config}, UsageError);
+}
+
+TEST(LanguageModel, MemoriesAreNotTied) {
+  ModelConfig config = config_of_seven();
+  config.depth = 4;
+  config.weight_tie = true;
+  config.pkm_layers = {1, 3};
+  config.pkm_num_keys = 2;
+  SinkhornTransformerLM model(config);
+  std::vector<std::string> owners;
+  for_each_parameter(model, [&](const std::string& name, const Parameter&) {
+    for (const std::string end : {"values.weight", "w1.weight", "to_q.weight"})
+      if (name.ends_with(end)) owners.push_back(name.substr(name.find("layers.layers.") + 14));
+  });
+  EXPECT_EQ(owners, (std::vector<std::string>{"0.0.fn.to_q.weight", "0.1.fn.values.weight", "1.1.fn.fn.w1.weight",
+                                              "2.1.fn.values.weight"}));
 }
 
 TEST(LanguageModel, PaddedOnTheRightGivesTheLogitsOfEachSequenceAlone) {
