@@ -72,7 +72,7 @@ Fields fields(ModelConfig& c) {
       {"pkm_layers", &c.pkm_layers, at_least(1), "layers, from 1, whose feed-forward is a product-key memory"},
       {"pkm_num_keys", &c.pkm_num_keys, between(1, 46340), "product keys a half; the memory holds the square"},
       {"pkm_heads", &c.pkm_heads, at_least(1), "product-key heads"},
-      {"pkm_topk", &c.pkm_topk, at_least(1), "memory slots a head reads"},
+      {"pkm_topk", &c.pkm_topk, at_least(1), "memory slots a head reads, at most pkm_num_keys"},
       {"pkm_dim_head", &c.pkm_dim_head, at_least(1), "width of half a product-key query"},
   };
 }

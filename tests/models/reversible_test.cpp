@@ -20,7 +20,7 @@ ModelConfig small_config() {
   config.bucket_size = 8;
   config.max_seq_len = 128;
   config.reversible = true;
-  config.pkm_layers = {2};
+  config.pkm_layers = {1};
   config.pkm_num_keys = config.pkm_dim_head = 8;
   config.pkm_heads = 2;
   config.attn_dropout = config.ff_dropout = config.attn_layer_dropout = 0.1;

@@ -180,9 +180,9 @@ TEST_F(Train, ResumingRepeatsAnUninterruptedRunToTheBit) {
 
 TEST_F(Train, AModelWithAMemoryResumesToTheBit) {
   const Words memory{"--pkm-layers", "1", "--pkm-num-keys", "5", "--pkm-dim-head", "4", "--pkm-learning-rate", "0.05"};
-  ASSERT_EQ(run(command({"--out", "whole"} + memory)).code, 0);
+  ASSERT_EQ(run(command(Words{"--out", "whole"} + memory)).code, 0);
   {
-    Process part(place.path, command({"--out", "parts"} + memory));
+    Process part(place.path, command(Words{"--out", "parts"} + memory));
     ASSERT_TRUE(part.wait_for("saved step 4"));
     part.send(SIGKILL);
     part.wait();
