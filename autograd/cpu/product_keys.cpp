@@ -1,6 +1,7 @@
 #include "autograd/ops/product_keys.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <numeric>
 
@@ -18,7 +19,7 @@ struct Slot {
 // What sums are compared by: a NaN counts as the least, so that there is an order.
 template <class R>
 R rank_of(R x) {
-  return x == x ? x : -std::numeric_limits<R>::infinity();
+  return std::isnan(x) ? -std::numeric_limits<R>::infinity() : x;
 }
 
 // Finds the slots of one row after the other, without allocating for each.
@@ -57,14 +58,12 @@ class Search {
     return {rank_of(half(0)[i] + half(1)[j]), std::int32_t(i * keys_ + j)};
   }
 
-  // The n best of a half, the lowest first among equals.
+  // Puts the n best of a half first. Equals may come in any order: a tie for the last place is decided among all slots.
   void sort_half(int h) {
     const auto begin = order_.begin() + h * keys_;
     std::iota(begin, begin + keys_, 0);
-    std::partial_sort(begin, begin + n_, begin + keys_, [x = half(h)](std::int32_t i, std::int32_t j) {
-      const R a = rank_of(x[i]), b = rank_of(x[j]);
-      return a != b ? a > b : i < j;
-    });
+    std::partial_sort(begin, begin + n_, begin + keys_,
+                      [x = half(h)](std::int32_t i, std::int32_t j) { return rank_of(x[i]) > rank_of(x[j]); });
   }
 
   std::int64_t keys_, n_;

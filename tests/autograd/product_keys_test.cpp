@@ -52,7 +52,8 @@ Picks search_of_all(const Tensor& scores, std::int64_t n) {
 Tensor smooth(const Shape& shape, std::uint64_t seed) { return uniform(Rng(seed), shape, -3, 3, DType::f64); }
 Tensor mapped(const Shape& shape, std::uint64_t seed, const std::vector<double>& first,
               const std::vector<double>& second) {
-  const Tensor scores(shape, DType::f64), dice = integers(Rng(seed), shape, 1 << 20);
+  Tensor scores(shape, DType::f64);
+  const Tensor dice = integers(Rng(seed), shape, 1 << 20);
   for (std::int64_t i = 0; i < scores.count(); ++i) {
     const auto& values = i < scores.count() / 2 ? first : second;
     scores.data<double>()[i] = values[std::size_t(dice.data<std::int32_t>()[i]) % values.size()];
