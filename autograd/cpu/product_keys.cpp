@@ -3,31 +3,39 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 
-#include "autograd/parallel.h"
+#include "autograd/cpu/reduce.h"
 
 namespace sinkhorn::kernels {
 namespace {
 
-template <class R>
-struct Slot {
-  R sum;
-  std::int32_t id;
-};
-
-// What sums are compared by: a NaN counts as the least, so that there is an order.
+// What scores and sums are compared by: a NaN counts as the least, so that there is an order.
 template <class R>
 R rank_of(R x) {
   return std::isnan(x) ? -std::numeric_limits<R>::infinity() : x;
+}
+
+// A key of a half, or a slot.
+template <class R>
+struct Entry {
+  R score;
+  std::int32_t id;
+  // Comes earlier: the larger score, the lower id among equals.
+  bool operator<(const Entry& other) const { return score != other.score ? score > other.score : id < other.id; }
+};
+
+// Sorts the first n entries in front.
+template <class R>
+void take_first(std::vector<Entry<R>>& entries, std::int64_t n) {
+  std::nth_element(entries.begin(), entries.begin() + n - 1, entries.end());
+  std::sort(entries.begin(), entries.begin() + n);
 }
 
 // Finds the slots of one row after the other, without allocating for each.
 template <class R>
 class Search {
  public:
-  Search(std::int64_t keys, std::int64_t n)
-      : keys_(keys), n_(n), scores_(std::size_t(2 * keys)), order_(std::size_t(2 * keys)) {}
+  Search(std::int64_t keys, std::int64_t n) : keys_(keys), n_(n), scores_(std::size_t(2 * keys)) {}
 
   R* half(int h) { return scores_.data() + h * keys_; }
 
@@ -35,41 +43,35 @@ class Search {
   // n hold every sum above the n-th largest, and its value. Other slots may yet equal that value: numbers that differ
   // can round to one sum. Hence its places go to the lowest slots with it, wherever they rank.
   void run(std::int32_t* picks) {
-    sort_half(0);
-    sort_half(1);
-    candidates_.clear();
+    for (int h : {0, 1}) {
+      best_[h].clear();
+      for (std::int64_t i = 0; i < keys_; ++i) best_[h].push_back({rank_of(half(h)[i]), std::int32_t(i)});
+      take_first(best_[h], n_);
+    }
+    slots_.clear();
     for (std::int64_t a = 0; a < n_; ++a)
-      for (std::int64_t b = 0; (a + 1) * (b + 1) <= n_; ++b) candidates_.push_back(slot(order_[a], order_[keys_ + b]));
-    std::sort(candidates_.begin(), candidates_.end(),
-              [](const Slot<R>& x, const Slot<R>& y) { return x.sum != y.sum ? x.sum > y.sum : x.id < y.id; });
-    const R last = candidates_[std::size_t(n_ - 1)].sum;
+      for (std::int64_t b = 0; (a + 1) * (b + 1) <= n_; ++b) {
+        const std::int64_t i = best_[0][a].id, j = best_[1][b].id;
+        slots_.push_back({sum(i, j), std::int32_t(i * keys_ + j)});
+      }
+    take_first(slots_, n_);
+    const R last = slots_[n_ - 1].score;
     std::int64_t found = 0;
-    for (; candidates_[found].sum > last; ++found) picks[found] = candidates_[found].id;
-    const std::int64_t best = order_[keys_];
+    for (; slots_[found].score > last; ++found) picks[found] = slots_[found].id;
     for (std::int64_t i = 0; found < n_; ++i) {
-      if (slot(i, best).sum < last) continue;
+      if (sum(i, best_[1][0].id) < last) continue;
+      if (cpu::row_sum<R>(keys_, [=, this](std::int64_t j) { return sum(i, j) == last; }) == 0) continue;
       for (std::int64_t j = 0; j < keys_ && found < n_; ++j)
-        if (const Slot<R> s = slot(i, j); s.sum == last) picks[found++] = s.id;
+        if (sum(i, j) == last) picks[found++] = std::int32_t(i * keys_ + j);
     }
   }
 
  private:
-  Slot<R> slot(std::int64_t i, std::int64_t j) {
-    return {rank_of(half(0)[i] + half(1)[j]), std::int32_t(i * keys_ + j)};
-  }
-
-  // Puts the n best of a half first. Equals may come in any order: a tie for the last place is decided among all slots.
-  void sort_half(int h) {
-    const auto begin = order_.begin() + h * keys_;
-    std::iota(begin, begin + keys_, 0);
-    std::partial_sort(begin, begin + n_, begin + keys_,
-                      [x = half(h)](std::int32_t i, std::int32_t j) { return rank_of(x[i]) > rank_of(x[j]); });
-  }
+  R sum(std::int64_t i, std::int64_t j) const { return rank_of(scores_[i] + scores_[keys_ + j]); }
 
   std::int64_t keys_, n_;
-  std::vector<R> scores_;            // of both halves
-  std::vector<std::int32_t> order_;  // of both halves, the first n by rank
-  std::vector<Slot<R>> candidates_;
+  std::vector<R> scores_;  // of both halves
+  std::vector<Entry<R>> best_[2], slots_;
 };
 
 }  // namespace
