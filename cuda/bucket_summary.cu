@@ -23,7 +23,7 @@ struct Tokens {
   }
   SINKHORN_DEVICE std::int64_t token(std::int64_t i, std::int64_t slot) const {
     const std::int64_t sorting = s.heads - s.local, sequence = item(i) / sorting, head = item(i) % sorting;
-    const std::int64_t rotated = slot + (head >= sorting / 2 ? s.bucket - 1 : 0);
+    const std::int64_t rotated = slot + (s.rotates && head >= sorting / 2 ? s.bucket - 1 : 0);
     return sequence * s.length + (rotated < s.length ? rotated : rotated - s.length);
   }
   SINKHORN_DEVICE bool is_real(std::int64_t i, std::int64_t slot) const { return !mask || mask[token(i, slot)]; }
@@ -33,6 +33,9 @@ struct Tokens {
   }
   SINKHORN_DEVICE static double share(std::int64_t count) { return 1.0 / double(count > 1 ? count : 1); }
 };
+
+// Whether a summary looks at its own bucket alone; the others run from the start of the sequence.
+bool is_per_bucket(Summary kind) { return kind == Summary::mean || kind == Summary::sum; }
 
 template <class T>
 struct CountBucket {
@@ -134,6 +137,41 @@ struct SummariseGradient {
   }
 };
 
+template <class T>
+struct SummariseBucket {
+  Summary kind;
+  Tokens<T> tokens;
+  Global<const T> x;
+  Global<T> y;
+  SINKHORN_DEVICE void operator()(std::int64_t i) const {
+    const std::int64_t first = tokens.first_slot(i);
+    std::int64_t count = 0;
+    double sum = 0;
+    for (std::int64_t slot = first; slot < first + tokens.s.bucket; ++slot) {
+      if (!tokens.is_real(i, slot)) continue;
+      ++count;
+      sum += Real<T>(x[tokens.place(i, slot)]);
+    }
+    y[i] = T(Real<T>(kind == Summary::sum ? sum : sum * tokens.share(count)));
+  }
+};
+
+// The gradient of a bucket's mean or sum goes to its real tokens in equal parts.
+template <class T>
+struct SpreadOverBucket {
+  Summary kind;
+  Tokens<T> tokens;
+  Global<const std::int32_t> counts;  // of the bucket itself
+  Global<const T> dy;
+  Global<T> dx;
+  SINKHORN_DEVICE void operator()(std::int64_t i) const {
+    const std::int64_t first = tokens.first_slot(i);
+    const double share = kind == Summary::sum ? 1.0 : tokens.share(counts[tokens.bucket(i)]);
+    for (std::int64_t slot = first; slot < first + tokens.s.bucket; ++slot)
+      if (tokens.is_real(i, slot)) dx[tokens.place(i, slot)] = T(Real<T>(Real<T>(dy[i]) * share));
+  }
+};
+
 // Sums and counts of what the buckets before hold.
 template <class T>
 struct Before {
@@ -162,6 +200,9 @@ struct Before {
 template <class T>
 void BucketSummary<T>::forward(Cuda, Summary kind, const SummaryShape& s, const T* x, const bool* mask, T* y) {
   const Tokens<T> tokens{s, mask};
+  if (is_per_bucket(kind))
+    return for_each("bucket_summary", s.batch * s.sorting() * s.buckets() * s.width,
+                    SummariseBucket<T>{kind, tokens, x, y});
   const Before<T> before(tokens);
   for_each("bucket_summary", before.tasks(), SumBucket<T>{tokens, x, before.sum()});
   before.add_up(false);
@@ -171,6 +212,13 @@ void BucketSummary<T>::forward(Cuda, Summary kind, const SummaryShape& s, const 
 template <class T>
 void BucketSummary<T>::backward(Cuda, Summary kind, const SummaryShape& s, const T* dy, const bool* mask, T* dx) {
   const Tokens<T> tokens{s, mask};
+  if (is_per_bucket(kind)) {
+    const std::int64_t buckets = s.batch * s.sorting() * s.buckets();
+    const Tensor counts = workspace({buckets}, DType::i32);
+    for_each("bucket_summary", buckets, CountBucket<T>{tokens, counts.data<std::int32_t>()});
+    return for_each("bucket_summary", buckets * s.width,
+                    SpreadOverBucket<T>{kind, tokens, counts.data<std::int32_t>(), dy, dx});
+  }
   const Before<T> before(tokens);
   for_each("bucket_summary", before.tasks(), FlowOfBucket<T>{kind, tokens, before.count(), dy, before.sum()});
   before.add_up(true);

@@ -19,17 +19,17 @@ struct Inputs {
   using R = Real<T>;
   explicit Inputs(const typename BucketedAttention<T>::Arguments& in)
       : length(in.shape.length),
-        key_length(in.shape.length),
+        key_length(in.shape.key_length),
         heads(in.shape.heads),
-        local(in.shape.local),
+        local(in.shape.pattern.local),
         width(in.shape.width),
-        bucket(in.shape.bucket),
-        key_bucket(in.shape.bucket),
-        lists(in.shape.buckets()),
+        bucket(in.shape.pattern.bucket),
+        key_bucket(in.shape.pattern.key_bucket),
+        lists(in.shape.lists),
         n_top(in.shape.n_top),
-        nulls(in.shape.n_top),
-        causal(true),
-        own(true),
+        nulls(in.shape.nulls()),
+        causal(in.shape.pattern.causal),
+        own(in.shape.pattern.own),
         q(in.q),
         kv(in.kv),
         weights(in.weights),
@@ -37,7 +37,7 @@ struct Inputs {
         null_values(in.null_values),
         picks(in.picks),
         mask(in.mask),
-        key_mask(in.mask),
+        key_mask(in.key_mask),
         dropout(in.dropout),
         local_bits(in.local_bits),
         sorting_bits(in.sorting_bits) {}
@@ -388,7 +388,7 @@ struct AttendQueryGradient {
       const std::int64_t i = at / d, e = at - i * d;
       if (i0 + i < in.bucket) dq[head.query_row(u * in.bucket + i0 + i) + e] = query_scale(in) * R(sum.at(i, e));
     }
-    if (head.is_local) return;
+    if (head.is_local || in.nulls == 0) return;
     const std::int64_t batch_row = head.sorting_head * batch + head.sequence;
     for (std::int64_t e = t.index(); e < d; e += t.size()) {
       const std::int64_t at = ((batch_row * buckets + u) * tiles + tile) * d + e;
@@ -472,7 +472,7 @@ struct Partial {
 template <class T>
 void BucketedAttention<T>::forward(Cuda, const Arguments& in, T* y, Real<T>* log_sum_exp) {
   const AttentionShape& s = in.shape;
-  const std::int64_t tiles = pieces(s.bucket, kTile);
+  const std::int64_t tiles = pieces(s.pattern.bucket, kTile);
   launch("bucketed_attention", s.batch * s.heads * s.buckets() * tiles, kMaxThreads, Attend<T>::shared_bytes(s.width),
          Attend<T>{Inputs<T>(in), tiles, y, log_sum_exp});
 }
@@ -483,11 +483,11 @@ void BucketedAttention<T>::backward(Cuda, const Arguments& in, const Real<T>* lo
   const std::string_view op = "bucketed_attention";
   const AttentionShape& s = in.shape;
   const Inputs<T> inputs(in);
-  const std::int64_t tiles = pieces(s.bucket, kTile), key_tiles = pieces(inputs.key_length, kTile);
+  const std::int64_t tiles = pieces(s.pattern.bucket, kTile), key_tiles = pieces(inputs.key_length, kTile);
   const std::int64_t parts = s.buckets() * tiles;
   const Tensor dots = workspace({s.batch, s.heads, s.length}, dtype_of<R>);
   const Tensor dweights = workspace({s.batch * s.sorting(), parts, s.n_top}, dtype_of<R>);
-  const Tensor dnulls = workspace({2, s.sorting(), s.batch * parts, s.width}, dtype_of<R>);
+  const Tensor dnulls = workspace({2, s.sorting(), s.nulls() > 0 ? s.batch * parts : 0, s.width}, dtype_of<R>);
   R *null_keys = dnulls.data<R>(), *null_values = null_keys + dnulls.count() / 2;
   launch(op, s.batch * s.heads * parts, kMaxThreads, AttendQueryGradient<T>::shared_bytes(s.width),
          AttendQueryGradient<T>{inputs, tiles, log_sum_exp, dy, d.q, dots.data<R>(), dweights.data<R>(), null_keys,

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "cuda/best.h"
 #include "cuda/reduce.h"
 #include "cuda/scatter.h"
 
@@ -9,20 +10,6 @@ namespace sinkhorn::kernels {
 namespace {
 
 using namespace sinkhorn::cuda;
-
-// A column and its entry; of equal entries the lowest column is the better, and -1 is none.
-template <class R>
-struct Best {
-  R value;
-  std::int32_t column;
-};
-struct Better {
-  template <class R>
-  SINKHORN_DEVICE Best<R> operator()(Best<R> a, Best<R> b) const {
-    if (a.value != b.value) return a.value > b.value ? a : b;
-    return b.column < 0 || (a.column >= 0 && a.column < b.column) ? a : b;
-  }
-};
 
 // The columns of one row that earlier picks have left.
 template <class T>
@@ -73,7 +60,7 @@ struct PickRows {
         if (e.sum != 0) weight = e(row(pick), temperature) / e.sum;  // only a replayed pick can meet a row with nothing left
       }
       if (t.index() == 0) {
-        picks[at] = pick;
+        if (!fixed) picks[at] = pick;  // else they are one tensor
         weights[at] = weight;
         chosen[row.taken] = pick;
       }

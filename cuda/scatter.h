@@ -20,9 +20,10 @@ struct List {
 template <class T>
 struct Row {
   Global<const T> x, weights;
-  SINKHORN_DEVICE Real<T> operator()(std::int64_t row, std::int64_t column, std::int64_t width) const {
-    const Real<T> value = x[row * width + column];
-    return weights ? Real<T>(weights[row]) * value : value;
+  std::int64_t keys_per_row;
+  SINKHORN_DEVICE Real<T> operator()(std::int64_t i, std::int64_t column, std::int64_t width) const {
+    const Real<T> value = x[i / keys_per_row * width + column];
+    return weights ? Real<T>(weights[i]) * value : value;
   }
 };
 
@@ -86,11 +87,11 @@ struct SumKeys {
 
 }  // namespace scatter
 
-/// y (rows, width): y_v = sum over the i with keys_i = v of weight_i x_i (or of x_i, if weights is null), in the order of
-/// i. x (count, width); keys (count) in 0 .. rows, where `rows` leaves x_i out.
+/// y (rows, width): y_v = sum over the i with keys_i = v of weight_i x_r (or of x_r, if weights is null), in the order of
+/// i, where r = i / keys_per_row. keys (count) in 0 .. rows, where `rows` leaves i out.
 template <class T>
 void scatter_rows(std::string_view op, std::int64_t count, std::int64_t rows, std::int64_t width,
-                  const std::int32_t* keys, const T* weights, const T* x, T* y) {
+                  const std::int32_t* keys, const T* weights, const T* x, T* y, std::int64_t keys_per_row = 1) {
   using R = Real<T>;
   const Tensor sorted = workspace({count}, DType::i32), order = workspace({count}, DType::f64);  // i64, 8 bytes each
   auto* positions = reinterpret_cast<std::int64_t*>(order.data<double>());
@@ -99,7 +100,7 @@ void scatter_rows(std::string_view op, std::int64_t count, std::int64_t rows, st
   const Tensor partial = workspace({2, parts, width}, dtype_of<R>);
   R *head = partial.data<R>(), *tail = head + parts * width;
   const scatter::List list{count, rows, width, sorted.data<std::int32_t>(), positions};
-  for_each(op, parts * width, scatter::SumPieces<T>{list, {x, weights}, head, tail, y});
+  for_each(op, parts * width, scatter::SumPieces<T>{list, {x, weights, keys_per_row}, head, tail, y});
   for_each(op, rows * width, scatter::SumKeys<T>{list, head, tail, y});
 }
 

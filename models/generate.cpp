@@ -74,9 +74,9 @@ std::vector<std::vector<std::int32_t>> generate(const SinkhornTransformerLM& mod
       batch.push_back(seen[i]);
     }
     if (rows.empty()) break;
-    const Padded input = from_sequences(batch);
-    const Tensor logits =
-        padded(model, Scope{}, input.ids.to(model.device()), input.mask.to(model.device())).value;  // (rows, T, V)
+    const MaskedIds input = from_sequences(batch);
+    const Device device = model.device();
+    const Tensor logits = padded(model, Scope{}, input.ids.to(device), input.mask.to(device)).value;  // (rows, T, V)
     for (std::size_t r = 0; r < rows.size(); ++r) {
       const std::size_t i = rows[r];
       const std::int64_t last = std::int64_t(r) * logits.shape()[1] + std::int64_t(seen[i].size()) - 1;

@@ -158,13 +158,15 @@ class Block {
     }
     if (any || live_ == 0) return;
     const State& first = *threads_[0];
-    for (int i = 0; i < count_; ++i) {
-      const State& thread = *threads_[i];
-      if (thread.waits == Waits::barrier && first.waits == Waits::barrier && thread.line == first.line &&
-          std::strcmp(thread.file, first.file) == 0)
-        continue;
+    const auto differs = [&](const std::unique_ptr<State>& other) {
+      return other->waits != first.waits || other->line != first.line || std::strcmp(other->file, first.file) != 0;
+    };
+    const auto other = std::find_if(threads_.begin(), threads_.begin() + count_, differs);
+    if (other != threads_.begin() + count_ || first.waits != Waits::barrier) {
+      const State& stray = **(other == threads_.begin() + count_ ? threads_.begin() : other);
       const std::string message = "block " + std::to_string(block_) + ": thread 0 " + whereabouts(first) + ", thread " +
-                                  std::to_string(i) + " " + whereabouts(thread) + ": not all threads reach one barrier";
+                                  std::to_string(stray.index) + " " + whereabouts(stray) +
+                                  ": not all threads reach one barrier";
       threads_.clear();
       current_ = nullptr;
       fail<KernelFault>(running_op, ": ", message);

@@ -32,6 +32,7 @@ struct Subject {
 /// Each runs on the device of its inputs.
 inline std::vector<Subject> subjects() {
   const Tensor ids = integers(Rng(7), {3000}, 50), picks = integers(Rng(8), {3, 40, 2}, 20);
+  const Tensor few = integers(Rng(10), {3000, 4}, 8), many = integers(Rng(11), {3000, 4}, 5000);
   const Tensor allowed = Draw(Rng(9)).mask({3000, 65});
   const auto on = [](const Tensor& x, const Var& like) { return x.to(like.value.device()); };
   return {
@@ -44,11 +45,19 @@ inline std::vector<Subject> subjects() {
       {"log_softmax", {{3000, 65}}, [](auto x) { return log_softmax(x[0]); }},
       {"log_sum_exp", {{3000, 65}}, [=](auto x) { return log_sum_exp(x[0], on(allowed, x[0])); }},
       {"embedding", {{50, 100}}, [=](auto x) { return embedding(x[0], on(ids, x[0])); }},
+      {"embedding_bag of few rows",
+       {{8, 70}, {3000, 4}},
+       [=](auto x) { return embedding_bag(x[0], x[1], on(few, x[0])); }},
+      {"embedding_bag of many rows",
+       {{5000, 70}, {3000, 4}},
+       [=](auto x) { return embedding_bag(x[0], x[1], on(many, x[0])); }},
+      {"product_key_top_k", {{2, 3000, 30}}, [](auto x) { return product_key_top_k(x[0], 5).scores; }},
       {"top_k", {{3000, 30}}, [](auto x) { return top_k(x[0], 3, 0.75).weights; }},
       {"gather_buckets",
        {{3, 20, 50, 90}, {3, 40, 2}},
        [=](auto x) { return gather_buckets(x[0], x[1], on(picks, x[0])); }},
       {"sorting_matrix", {{3, 40, 2}}, [=](auto x) { return sorting_matrix(x[0], on(picks, x[0]), 500); }},
+      {"sinkhorn", {{300, 7, 65}}, [=](auto x) { return sinkhorn(x[0], on(allowed.slice(0, 300), x[0]), 3); }},
       {"maps", {{3000, 65}}, [](auto x) { return gelu(tanh(x[0]) * sigmoid(x[0])); }},
       {"broadcasting", {{3000, 65}, {65}, {3000, 1}, {}}, [](auto x) { return (x[0] + x[1]) * x[2] * x[3]; }},
       {"mask_fill", {{3000, 65}}, [=](auto x) { return mask_fill(x[0], on(allowed, x[0]), -1); }},

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "autograd/tensor.h"
+#include "build_info.h"
 #include "cuda/device.h"
 
 namespace sinkhorn::testing {
@@ -12,6 +13,9 @@ namespace sinkhorn::testing {
 /// Tests on the device run on the emulated one where the build has no CUDA, and are skipped where it has but finds no GPU.
 #define SINKHORN_NEEDS_DEVICE() \
   if (!cuda::is_usable()) GTEST_SKIP() << cuda::probe().reason
+
+/// True in a build without CUDA: kernels run one block after the other, so what is slow there is left to a GPU.
+inline bool is_emulated() { return build_info::cuda.empty(); }
 
 /// sum (got - want)^2 / sum want^2; infinite if shapes differ, or where one is NaN or infinite and the other not so.
 inline double squared_error(const Tensor& got, const Tensor& want) {

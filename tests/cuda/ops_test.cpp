@@ -47,8 +47,9 @@ void compare(const std::string& name, DType dtype, const Tensors& inputs, const 
   for (const Tensor& x : inputs) wide.push_back(x && is_floating(x.dtype()) ? x.to(DType::f64) : x);
   const Tensors exact = forward_and_backward(wide, f);
   std::optional<Guarded> guarded(std::in_place);
-  Tensors on_device = moved(forward_and_backward(moved(inputs, Device::cuda), f), Device::cpu);
-  Tensors again = moved(forward_and_backward(moved(inputs, Device::cuda), f), Device::cpu);
+  const Tensors on_device = moved(forward_and_backward(moved(inputs, Device::cuda), f), Device::cpu);
+  // The emulated grid has but one order in which to run.
+  const Tensors again = testing::is_emulated() ? on_device : moved(forward_and_backward(moved(inputs, Device::cuda), f), Device::cpu);
   guarded.reset();
   const bool product = name.find("matmul") != name.npos || name.find("linear") != name.npos ||
                        name.find("attention") != name.npos;
@@ -119,6 +120,8 @@ class GradientOnDevice : public ::testing::TestWithParam<OpCheck> {};
 
 TEST_P(GradientOnDevice, AgreesWithCentralDifferences) {
   SINKHORN_NEEDS_DEVICE();
+  if (testing::is_emulated() && GetParam().name == "bucketed_attention")
+    GTEST_SKIP() << "minutes; its gradients are compared with those of the CPU above";
   for (const CaseResult& result : GetParam().run(Device::cuda))
     EXPECT_TRUE(result.passed) << GetParam().name << ", " << result.label << ": " << result.report.worst << " at "
                                << result.report.where;
