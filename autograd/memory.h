@@ -5,7 +5,8 @@
 namespace sinkhorn {
 
 /// One overload per device; those of CUDA lie in cuda/. Kernels and moves of a device happen in the order in which they
-/// were asked for, so that memory given back may be lent again at once. Only `download` waits for what was asked before.
+/// were asked for, so that memory given back may be lent again at once. Only `download` waits for what was asked
+/// before.
 struct Memory {
   /// A block aligned to 256 bytes, or null if the device has none left.
   static void* allocate(Cpu, std::size_t bytes);

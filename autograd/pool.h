@@ -32,8 +32,8 @@ class Pool {
   /// Gives the free lists back to the device.
   void release();
   /// From now on (or no longer) every buffer stands between guard words and is at first filled with a pattern that is
-  /// NaN as a number; one that comes back with a changed guard counts as damaged. For tests: a kernel that writes beside
-  /// its output, or that leaves a part of it unwritten, shows.
+  /// NaN as a number; one that comes back with a changed guard counts as damaged. For tests: a kernel that writes
+  /// beside its output, or that leaves a part of it unwritten, shows.
   void guard(bool on);
 
   explicit Pool(Device device);

@@ -1,5 +1,4 @@
 #include "autograd/ops/bucket_summary.h"
-
 #include "cuda/runtime.h"
 #include "cuda/scan.h"
 
@@ -8,8 +7,8 @@ namespace {
 
 using namespace sinkhorn::cuda;
 
-// Sums run bucket by bucket; those that begin at the start of the sequence then add what the buckets before (in backward:
-// behind) hold. Index i of a kernel is (sequence, head, bucket, column).
+// Sums run bucket by bucket; those that begin at the start of the sequence then add what the buckets before (in
+// backward: behind) hold. Index i of a kernel is (sequence, head, bucket, column).
 template <class T>
 struct Tokens {
   SummaryShape s;
@@ -67,7 +66,7 @@ template <class T>
 struct Summarise {
   Summary kind;
   Tokens<T> tokens;
-  Global<const double> sums;         // of the buckets before
+  Global<const double> sums;  // of the buckets before
   Global<const std::int32_t> counts;
   Global<const T> x;
   Global<T> y;
@@ -222,8 +221,7 @@ void BucketSummary<T>::backward(Cuda, Summary kind, const SummaryShape& s, const
   const Before<T> before(tokens);
   for_each("bucket_summary", before.tasks(), FlowOfBucket<T>{kind, tokens, before.count(), dy, before.sum()});
   before.add_up(true);
-  for_each("bucket_summary", before.tasks(),
-           SummariseGradient<T>{kind, tokens, before.sum(), before.count(), dy, dx});
+  for_each("bucket_summary", before.tasks(), SummariseGradient<T>{kind, tokens, before.sum(), before.count(), dy, dx});
 }
 
 template struct BucketSummary<float>;

@@ -1,8 +1,7 @@
 // Attention within buckets, plainly: tiles of 32 queries by 32 keys in shared memory, products by ordinary arithmetic.
-#include "autograd/ops/bucketed_attention.h"
-
 #include <cmath>
 
+#include "autograd/ops/bucketed_attention.h"
 #include "cuda/sums.h"
 
 namespace sinkhorn::kernels {
@@ -10,7 +9,7 @@ namespace {
 
 using namespace sinkhorn::cuda;
 
-constexpr std::int64_t kTile = 32;                // queries, and keys, of a tile
+constexpr std::int64_t kTile = 32;                       // queries, and keys, of a tile
 constexpr int kRows = int(kTile) * kWarp / kMaxThreads;  // queries of a tile that one warp works on; a lane is a key
 
 // Everything both passes read, as the device sees it.
@@ -54,7 +53,7 @@ struct Inputs {
 // A stretch of key columns that a query bucket looks at, the first of them column `at` of all.
 struct Block {
   enum Kind { closed, null, keys, own } kind;
-  std::int64_t begin;   // first slot of its keys; of no meaning for null, whose one key stands in every column
+  std::int64_t begin;  // first slot of its keys; of no meaning for null, whose one key stands in every column
   std::int64_t width;
   std::int64_t choice;  // place of its weight; -1: weight 1
   std::int64_t at;
@@ -140,7 +139,8 @@ struct Head {
 // A tile in shared memory, (kTile, columns); one element between rows lets the lanes read a column without conflicts.
 template <class R>
 struct Tile {
-  SINKHORN_DEVICE Tile(Thread& t, std::int64_t columns) : stride(columns + 1), memory(t.shared<R>(kTile * (columns + 1))) {}
+  SINKHORN_DEVICE Tile(Thread& t, std::int64_t columns)
+      : stride(columns + 1), memory(t.shared<R>(kTile * (columns + 1))) {}
   SINKHORN_DEVICE auto at(std::int64_t row, std::int64_t column) const -> decltype(auto) {
     return memory[row * stride + column];
   }
@@ -224,7 +224,8 @@ struct Attend {
   SINKHORN_DEVICE void operator()(Thread& t) const {
     constexpr R none = -std::numeric_limits<R>::infinity();
     const std::int64_t d = in.width, buckets = in.length / in.bucket;
-    const std::int64_t i0 = t.block() % tiles * kTile, u = t.block() / tiles % buckets, item = t.block() / tiles / buckets;
+    const std::int64_t i0 = t.block() % tiles * kTile, u = t.block() / tiles % buckets,
+                       item = t.block() / tiles / buckets;
     const Head<T> head(in, item);
     const Tile<R> q(t, d), k(t, d), v(t, d), sum(t, d), p(t, kTile);
     const Shared<R> factor = t.shared<R>(kTile);
@@ -282,7 +283,7 @@ struct Attend {
 // What one query and one column give backward.
 template <class R>
 struct Pair {
-  R qk, dyv;   // q k' / sqrt(d) and dy v'
+  R qk, dyv;    // q k' / sqrt(d) and dy v'
   R p, p_drop;  // the probability, before and after dropout
   R kept;
 };
@@ -303,8 +304,8 @@ struct AttendQueryGradient {
   Global<const R> log_sum_exp;
   Global<const T> dy;
   Global<T> dq;
-  Global<R> dots;         // (B, H, T), slots in rotated order
-  Global<R> dweights;     // (B, h, N, tiles, n)
+  Global<R> dots;                      // (B, H, T), slots in rotated order
+  Global<R> dweights;                  // (B, h, N, tiles, n)
   Global<R> dnull_keys, dnull_values;  // (h, B, N, tiles, d)
   std::int64_t batch;
 
@@ -430,9 +431,9 @@ struct AttendKeyGradient {
           for (int r = 0; r < kRows; ++r) {
             const std::int64_t i = t.warp() * kRows + r, slot = item * in.length + u * in.bucket + i0 + i;
             const bool there = i0 + i < in.bucket;
-            const Pair<R> x = pair_of(head, u, i0 + i, block, s0 + t.lane() - block.begin, w,
-                                      there ? R(log_sum_exp[slot]) : R(0), dot(q, i, k, t.lane(), d),
-                                      dot(flow, i, v, t.lane(), d));
+            const Pair<R> x =
+                pair_of(head, u, i0 + i, block, s0 + t.lane() - block.begin, w, there ? R(log_sum_exp[slot]) : R(0),
+                        dot(q, i, k, t.lane(), d), dot(flow, i, v, t.lane(), d));
             ds.at(i, t.lane()) = there ? w * x.p * (w * x.kept * x.dyv - R(dots[slot])) : R(0);
             p.at(i, t.lane()) = w * x.p_drop;
           }
@@ -478,7 +479,8 @@ void BucketedAttention<T>::forward(Cuda, const Arguments& in, T* y, Real<T>* log
 }
 
 template <class T>
-void BucketedAttention<T>::backward(Cuda, const Arguments& in, const Real<T>* log_sum_exp, const T* dy, const Flows& d) {
+void BucketedAttention<T>::backward(Cuda, const Arguments& in, const Real<T>* log_sum_exp, const T* dy,
+                                    const Flows& d) {
   using R = Real<T>;
   const std::string_view op = "bucketed_attention";
   const AttentionShape& s = in.shape;

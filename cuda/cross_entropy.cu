@@ -1,7 +1,6 @@
-#include "autograd/ops/cross_entropy.h"
-
 #include <cmath>
 
+#include "autograd/ops/cross_entropy.h"
 #include "cuda/sums.h"
 
 namespace sinkhorn::kernels {
@@ -100,8 +99,9 @@ void CrossEntropy<T>::forward(Cuda, Rows rows, const Targets& targets, const T* 
   using R = Real<T>;
   const Tensor losses = workspace({rows.count}, dtype_of<R>), sums = workspace({2}, DType::f64);
   double* const sum = sums.data<double>();
-  launch("cross_entropy", rows.count, threads_for(rows.width), reducer_bytes<R>(),
-         LossOfRows<T>{rows.width, targets, logits, log_sum_exp, losses.data<R>(), bad_index(), "cross_entropy: target"});
+  launch(
+      "cross_entropy", rows.count, threads_for(rows.width), reducer_bytes<R>(),
+      LossOfRows<T>{rows.width, targets, logits, log_sum_exp, losses.data<R>(), bad_index(), "cross_entropy: target"});
   const Around all(Shape{1, rows.count, 1}, 1);
   sum_axis<double>("cross_entropy", all, RowLoss<R>{losses.data<R>()}, sum);
   sum_axis<double>("cross_entropy", all, CountedRow{targets}, sum + 1);

@@ -1,7 +1,6 @@
-#include "autograd/ops/elementwise.h"
-
 #include <tuple>
 
+#include "autograd/ops/elementwise.h"
 #include "cuda/launch.h"
 #include "cuda/strided.h"
 
@@ -160,9 +159,8 @@ void GatedGelu<T>::backward(Cuda, std::int64_t rows, std::int64_t width, const T
 // Names every map's kernels once, so that they are compiled here for the ops to link with.
 template <class F, class... T>
 constexpr auto compiled_map(TypeList<T...>) {
-  return std::tuple(
-      static_cast<void (*)(Cuda, std::int64_t, const T*, T*)>(&Map<F, T>::forward)...,
-      static_cast<void (*)(Cuda, std::int64_t, const T*, const T*, T*)>(&Map<F, T>::backward)...);
+  return std::tuple(static_cast<void (*)(Cuda, std::int64_t, const T*, T*)>(&Map<F, T>::forward)...,
+                    static_cast<void (*)(Cuda, std::int64_t, const T*, const T*, T*)>(&Map<F, T>::backward)...);
 }
 template <class... F>
 constexpr auto compiled_for_cuda(TypeList<F...>) {

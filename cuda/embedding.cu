@@ -1,5 +1,4 @@
 #include "autograd/ops/embedding.h"
-
 #include "cuda/scatter.h"
 
 namespace sinkhorn::kernels {

@@ -1,5 +1,4 @@
 #include "autograd/ops/embedding_bag.h"
-
 #include "cuda/reduce.h"
 #include "cuda/scatter.h"
 

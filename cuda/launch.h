@@ -21,8 +21,8 @@
 // shuffles that not every thread reaches are errors (cuda/emulator/emulator.h). So a kernel touches device memory only
 // through Global and Shared.
 //
-// A kernel whose threads have nothing to do with each other is a function of an index instead, operator()(int64), and is
-// run by for_each(op, count, f). The emulator runs it as a plain loop.
+// A kernel whose threads have nothing to do with each other is a function of an index instead, operator()(int64), and
+// is run by for_each(op, count, f). The emulator runs it as a plain loop.
 //
 // The common interface, whichever compiler reads it:
 //

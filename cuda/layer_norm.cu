@@ -1,7 +1,6 @@
-#include "autograd/ops/layer_norm.h"
-
 #include <cmath>
 
+#include "autograd/ops/layer_norm.h"
 #include "cuda/sums.h"
 
 namespace sinkhorn::kernels {
@@ -97,8 +96,7 @@ void LayerNorm<T>::backward(Cuda, std::int64_t rows, std::int64_t width, const T
                             const Real<T>* mean, const Real<T>* rstd, const T* dy, T* dx, T* dgamma, T* dbeta) {
   using R = Real<T>;
   const Normalised<T> z{x, mean, rstd, width};
-  launch("layer_norm", rows, threads_for(width), reducer_bytes<R>(),
-         NormaliseRowsGradient<T>{width, z, gamma, dy, dx});
+  launch("layer_norm", rows, threads_for(width), reducer_bytes<R>(), NormaliseRowsGradient<T>{width, z, gamma, dy, dx});
   const Around all(Shape{1, rows, width}, 1);
   sum_axis<R>("layer_norm", all, GainTerm<T>{z, dy}, dgamma);
   sum_axis<R>("layer_norm", all, BiasTerm<T>{width, dy}, dbeta);

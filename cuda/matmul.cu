@@ -1,5 +1,4 @@
 #include "autograd/ops/matmul.h"
-
 #include "cuda/blas.h"
 #include "cuda/sums.h"
 

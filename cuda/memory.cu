@@ -1,7 +1,6 @@
-#include "autograd/memory.h"
-
 #include <tuple>
 
+#include "autograd/memory.h"
 #include "cuda/launch.h"
 
 namespace sinkhorn::kernels {

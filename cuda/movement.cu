@@ -1,5 +1,4 @@
 #include "autograd/ops/movement.h"
-
 #include "cuda/strided.h"
 
 namespace sinkhorn::kernels {

@@ -1,7 +1,6 @@
-#include "autograd/optimizer.h"
-
 #include <cmath>
 
+#include "autograd/optimizer.h"
 #include "cuda/sums.h"
 
 namespace sinkhorn::kernels {
@@ -27,7 +26,9 @@ struct AdamWElement {
 template <class T>
 struct SquareOf {
   Global<const T> x;
-  SINKHORN_DEVICE double operator()(std::int64_t row, std::int64_t) const { return double(Real<T>(x[row])) * double(Real<T>(x[row])); }
+  SINKHORN_DEVICE double operator()(std::int64_t row, std::int64_t) const {
+    return double(Real<T>(x[row])) * double(Real<T>(x[row]));
+  }
 };
 
 }  // namespace

@@ -1,7 +1,6 @@
-#include "autograd/ops/product_keys.h"
-
 #include <cmath>
 
+#include "autograd/ops/product_keys.h"
 #include "cuda/best.h"
 #include "cuda/reduce.h"
 #include "cuda/runtime.h"
@@ -31,8 +30,8 @@ struct LowerSlot {
 };
 
 // One block per row. A slot of rank (a, b) in its halves is matched or beaten by all of rank up to (a, b). So those of
-// (a + 1)(b + 1) <= n hold every sum above the n-th largest, and its value. Other slots may yet equal that value: numbers
-// that differ can round to one sum. Hence its places go to the lowest slots with it, wherever they rank.
+// (a + 1)(b + 1) <= n hold every sum above the n-th largest, and its value. Other slots may yet equal that value:
+// numbers that differ can round to one sum. Hence its places go to the lowest slots with it, wherever they rank.
 template <class T>
 struct FindSlots {
   using R = Real<T>;
@@ -116,7 +115,8 @@ struct SumsOfPicks {
     const std::int64_t row = at / halves.n, keys = halves.keys, pick = picks[at];
     const bool inside = pick >= 0 && pick < keys * keys;
     if (!inside) *bad = {what, pick, 0, keys * keys};
-    sums[at] = inside ? R(scores[row * keys + pick / keys]) + R(scores[(halves.rows + row) * keys + pick % keys]) : R(0);
+    sums[at] =
+        inside ? R(scores[row * keys + pick / keys]) + R(scores[(halves.rows + row) * keys + pick % keys]) : R(0);
   }
 };
 

@@ -1,7 +1,6 @@
-#include "autograd/ops/reduce.h"
-
 #include <cmath>
 
+#include "autograd/ops/reduce.h"
 #include "cuda/scan.h"
 #include "cuda/sums.h"
 

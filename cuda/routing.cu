@@ -1,7 +1,6 @@
-#include "autograd/ops/routing.h"
-
 #include <cmath>
 
+#include "autograd/ops/routing.h"
 #include "cuda/best.h"
 #include "cuda/reduce.h"
 #include "cuda/scatter.h"
@@ -57,7 +56,8 @@ struct PickRows {
       R weight = 0;
       if (pick >= 0) {
         const Exponentials<R> e = exponentials(t, reduce, width, row, temperature);
-        if (e.sum != 0) weight = e(row(pick), temperature) / e.sum;  // only a replayed pick can meet a row with nothing left
+        if (e.sum != 0)
+          weight = e(row(pick), temperature) / e.sum;  // only a replayed pick can meet a row with nothing left
       }
       if (t.index() == 0) {
         if (!fixed) picks[at] = pick;  // else they are one tensor

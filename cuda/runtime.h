@@ -21,8 +21,8 @@ T read(const T* element);
 /// The first `bytes` of a block become 0.
 void clear(void* block, std::size_t bytes);
 
-/// What a kernel that meets an index outside its range says. It lies in memory that both sides see; the host looks at it
-/// when it next waits, and raises the error: a kernel cannot, and to look at once would mean to wait after each.
+/// What a kernel that meets an index outside its range says. It lies in memory that both sides see; the host looks at
+/// it when it next waits, and raises the error: a kernel cannot, and to look at once would mean to wait after each.
 struct BadIndex {
   const char* what;  // string of the host: "embedding: id"; null: nothing to report
   std::int64_t value, low, end;

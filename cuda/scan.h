@@ -4,8 +4,8 @@
 
 namespace sinkhorn::cuda {
 
-/// sums (groups, chunks, after), index (group, column): each element becomes the sum of those before it in its column, or
-/// of those behind it.
+/// sums (groups, chunks, after), index (group, column): each element becomes the sum of those before it in its column,
+/// or of those behind it.
 template <class T>
 struct SumBefore {
   std::int64_t chunks, after;

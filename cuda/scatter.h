@@ -6,9 +6,9 @@
 namespace sinkhorn::cuda {
 namespace scatter {
 
-// The sorted list of rows is cut into pieces. A key whose rows lie in one piece is summed there; of the others each piece
-// gives a partial sum: `head` of the key it begins with (if that began earlier or fills the piece), `tail` of the key it
-// ends with.
+// The sorted list of rows is cut into pieces. A key whose rows lie in one piece is summed there; of the others each
+// piece gives a partial sum: `head` of the key it begins with (if that began earlier or fills the piece), `tail` of the
+// key it ends with.
 inline constexpr std::int64_t kPiece = 32;
 
 struct List {
@@ -87,8 +87,8 @@ struct SumKeys {
 
 }  // namespace scatter
 
-/// y (rows, width): y_v = sum over the i with keys_i = v of weight_i x_r (or of x_r, if weights is null), in the order of
-/// i, where r = i / keys_per_row. keys (count) in 0 .. rows, where `rows` leaves i out.
+/// y (rows, width): y_v = sum over the i with keys_i = v of weight_i x_r (or of x_r, if weights is null), in the order
+/// of i, where r = i / keys_per_row. keys (count) in 0 .. rows, where `rows` leaves i out.
 template <class T>
 void scatter_rows(std::string_view op, std::int64_t count, std::int64_t rows, std::int64_t width,
                   const std::int32_t* keys, const T* weights, const T* x, T* y, std::int64_t keys_per_row = 1) {

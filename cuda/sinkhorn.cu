@@ -1,7 +1,6 @@
-#include "autograd/ops/sinkhorn.h"
-
 #include <cmath>
 
+#include "autograd/ops/sinkhorn.h"
 #include "cuda/reduce.h"
 #include "cuda/runtime.h"
 
@@ -10,8 +9,8 @@ namespace {
 
 using namespace sinkhorn::cuda;
 
-// One matrix per block: its warps share the rows, its threads the columns. exp(z - f - g) is what the potentials f (rows)
-// and g (columns) make of the matrix z.
+// One matrix per block: its warps share the rows, its threads the columns. exp(z - f - g) is what the potentials f
+// (rows) and g (columns) make of the matrix z.
 template <class T>
 struct Matrix {
   using R = Real<T>;
@@ -112,8 +111,10 @@ struct NormaliseGradient {
     }
     t.sync();
     for (std::int64_t step = s.iterations - 1; step >= 0; --step) {
-      const auto f = potentials + s.potentials(m, step), g_before = f + -s.columns, f_before = f + -(s.rows + s.columns);
-      // Through the row potentials: dz_ij += s_ij df_i, dg_j = -sum_i s_ij df_i, s = exp(z - g - f), g of the step before.
+      const auto f = potentials + s.potentials(m, step), g_before = f + -s.columns,
+                 f_before = f + -(s.rows + s.columns);
+      // Through the row potentials: dz_ij += s_ij df_i, dg_j = -sum_i s_ij df_i, s = exp(z - g - f), g of the step
+      // before.
       for (std::int64_t j = t.index(); j < s.columns; j += t.size()) {
         const R g = step == 0 ? R(0) : g_before[j];
         R sum = 0;
@@ -159,7 +160,8 @@ void Sinkhorn<T>::backward(Cuda, const Matrices& shape, std::int64_t iterations,
                            const Real<T>* potentials, const T* dy, T* dx) {
   using R = Real<T>;
   const Tensor dz = workspace({shape.count, shape.size()}, dtype_of<R>);
-  const Tensor df = workspace({shape.count, shape.rows}, dtype_of<R>), dg = workspace({shape.count, shape.columns}, dtype_of<R>);
+  const Tensor df = workspace({shape.count, shape.rows}, dtype_of<R>),
+               dg = workspace({shape.count, shape.columns}, dtype_of<R>);
   launch("sinkhorn", shape.count, kMaxThreads, 0,
          NormaliseGradient<T>{{shape.rows, shape.columns, iterations, x, open},
                               potentials,

@@ -1,5 +1,4 @@
 #include "autograd/ops/softmax.h"
-
 #include "cuda/reduce.h"
 
 namespace sinkhorn::kernels {

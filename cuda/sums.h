@@ -34,7 +34,8 @@ struct ChunkByBlock {
   Global<Out> partial;
   SINKHORN_DEVICE void operator()(Thread& t) const {
     const BlockReducer<R> reduce(t);
-    const std::int64_t i = t.block(), column = i % s.after, chunk = i / s.after % s.count, before = i / s.after / s.count;
+    const std::int64_t i = t.block(), column = i % s.after, chunk = i / s.after % s.count,
+                       before = i / s.after / s.count;
     const std::int64_t first = chunk * s.chunk, end = first + s.chunk < s.extent ? first + s.chunk : s.extent;
     R sum = 0;
     for (std::int64_t k = first + t.index(); k < end; k += t.size()) sum += term(before * s.extent + k, column);

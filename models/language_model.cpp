@@ -124,9 +124,9 @@ LanguageModelLoss autoregressive_loss(const SinkhornTransformerLM& model, const 
   Tensor counted;
   if (mask) {
     const Tensor input_mask = inputs_around.mask = from(mask, 0);
-    const Tensor target_mask = from(mask, 1);
-    counted = input_mask.clone();
-    for (std::int64_t i = 0; i < counted.count(); ++i) counted.data<bool>()[i] &= target_mask.data<bool>()[i];
+    const Tensor target_mask = from(mask, 1).to(Device::cpu), both = input_mask.to(Device::cpu).clone();
+    for (std::int64_t i = 0; i < both.count(); ++i) both.span<bool>()[i] &= target_mask.span<bool>()[i];
+    counted = both.to(mask.device());
   }
   const Var logits = padded(model, scope, inputs, inputs_around, side);
   const CrossEntropy result = cross_entropy(logits, targets, counted, ignore_index);
@@ -139,15 +139,15 @@ MaskedIds randomly_truncate(const Tensor& ids, const Tensor& mask, const Rng& rn
   MaskedIds batch{ids.clone(), Tensor::zeros(s, DType::boolean)};
   const RandomBits bits = rng.bits();
   for (std::int64_t i = 0; i < s[0]; ++i) {
-    bool* kept = batch.mask.data<bool>() + i * s[1];
-    const bool* real = mask ? mask.data<bool>() + i * s[1] : nullptr;
+    bool* kept = batch.mask.span<bool>().data() + i * s[1];
+    const bool* real = mask ? mask.span<bool>().data() + i * s[1] : nullptr;
     const std::int64_t length = real ? std::count(real, real + s[1], true) : s[1];
     if (real && std::find(real, real + s[1], false) - real != length)
       fail("random truncation: row ", i, " is not padded on the right");
     const std::int64_t choices = std::max<std::int64_t>(length - 1, 1);
     const std::int64_t keep = std::min(length, 2 + std::int64_t(std::uint64_t(bits.word(i)) * choices >> 32));
     std::fill_n(kept, keep, true);
-    std::fill_n(batch.ids.data<std::int32_t>() + i * s[1] + keep, s[1] - keep, 0);
+    std::fill_n(batch.ids.span<std::int32_t>().data() + i * s[1] + keep, s[1] - keep, 0);
   }
   return batch;
 }

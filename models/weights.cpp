@@ -41,11 +41,8 @@ safetensors::Type file_type(DType dtype) {
 safetensors::Item to_item(std::string name, const Tensor& tensor) {
   const auto extents = tensor.shape().extents();
   const auto here = std::make_shared<Tensor>(tensor.to(Device::cpu));
-  return {std::move(name),
-          file_type(tensor.dtype()),
-          {extents.begin(), extents.end()},
-          {here->raw(), here->bytes()},
-          here};
+  return {
+      std::move(name), file_type(tensor.dtype()), {extents.begin(), extents.end()}, {here->raw(), here->bytes()}, here};
 }
 
 void load_parameter(const safetensors::File& file, const std::string& name, Parameter& into) {

@@ -9,8 +9,8 @@ namespace sinkhorn {
 /// fraction as i32, or an integer that i32 does not hold.
 Tensor read_tensor(const safetensors::File& file, const safetensors::Entry& entry, DType dtype);
 
-/// What a tensor is called in a file: its type and its extents. The item holds the elements, copied if they lie on another
-/// device.
+/// What a tensor is called in a file: its type and its extents. The item holds the elements, copied if they lie on
+/// another device.
 safetensors::Type file_type(DType dtype);
 safetensors::Item to_item(std::string name, const Tensor& tensor);
 

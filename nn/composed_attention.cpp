@@ -8,14 +8,15 @@ namespace {
 // (B, T, H, d) -> (B, H, T, d)
 Var by_head(const Var& x) { return permute(x, {0, 2, 1, 3}); }
 
-// One layer's heads and masks: q (B, H, T, d), k and v (B, H, S, d), masks (B, T) and (B, S) on the CPU, which reads them.
+// One layer's heads and masks: q (B, H, T, d), k and v (B, H, S, d), masks (B, T) and (B, S) on the CPU, which reads
+// them.
 struct Heads {
   Heads(const Var& packed_q, const Var& packed_kv, const AttentionMasks& masks) : q(by_head(packed_q)) {
     const Shape s = packed_kv.shape();  // (B, S, 2, H, d)
     auto part = [&](std::int64_t i) {
       return by_head(reshape(slice(packed_kv, 2, i, i + 1), {s[0], s[1], s[3], s[4]}));
     };
-    auto or_all = [](const Tensor& mask, Shape shape) { 
+    auto or_all = [](const Tensor& mask, Shape shape) {
       return mask ? mask.to(Device::cpu) : Tensor::full(shape, 1, DType::boolean);
     };
     k = part(0);
@@ -151,8 +152,7 @@ Sorted blended_blocks(const SortingHeads& heads, const Var& matrix, bool shared)
   const Shape s = matrix.shape();
   const std::int64_t rows = s[2], sources = s[3], c = heads.pattern.key_bucket, lists = shared ? 1 : rows;
   const Var shares = reshape(matrix, {heads.groups, rows, sources});
-  const Tensor is_real =
-      heads.key_is_real.reshape({heads.groups, heads.key_length, 1}).to(matrix.value.device());
+  const Tensor is_real = heads.key_is_real.reshape({heads.groups, heads.key_length, 1}).to(matrix.value.device());
   auto blended = [&](const Var& x) {
     const Var y = matmul(shares, reshape(mask_fill(x, is_real, 0), {heads.groups, sources, c * heads.width}));
     return reshape(y, {heads.groups, lists, rows / lists * c, heads.width});

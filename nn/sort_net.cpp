@@ -55,8 +55,7 @@ Routing CausalSortNet::operator()(const Scope& scope, const Var& q, const Var& k
                                   std::int64_t local, std::int64_t n_top, double temperature,
                                   const Tensor& mask) const {
   const Shape s = q.shape();  // (B, T, H, d)
-  const Tensor allowed =
-      causal_choices(s[0], s[2] - local, s[1] / bucket, bucket, n_top, mask).to(q.value.device());
+  const Tensor allowed = causal_choices(s[0], s[2] - local, s[1] / bucket, bucket, n_top, mask).to(q.value.device());
   const Var open =
       mask_fill(scores(scope, q, kv, bucket, local, n_top, mask), allowed, -std::numeric_limits<double>::infinity());
   TopK chosen = top_k(open, n_top, temperature, scope.choices ? scope.choices->replayed() : Tensor());
@@ -103,10 +102,9 @@ Routing SortNet::route(const Scope& scope, const Var& q, const Var& kv, const So
   const bool one_row = o.sortcut > 0 && !linear.value;  // SortCut picks once, for the whole sequence
   const Var all = scores(scope, q, kv, o, masks, one_row);
   const std::int64_t batch = all.shape()[0], buckets = all.shape()[3], shared = std::min(o.sortcut, buckets);
-  const Tensor open =
-      buckets_with_tokens(batch, kv.shape()[1], o.pattern.key_bucket, masks.keys)
-          .reshape({batch, 1, 1, buckets})
-          .to(all.value.device());
+  const Tensor open = buckets_with_tokens(batch, kv.shape()[1], o.pattern.key_bucket, masks.keys)
+                          .reshape({batch, 1, 1, buckets})
+                          .to(all.value.device());
   TopK chosen = top_k(mask_fill(all, open, -std::numeric_limits<double>::infinity()),
                       one_row ? shared : std::min(o.n_top, buckets), o.temperature,
                       scope.choices ? scope.choices->replayed() : Tensor());
@@ -128,8 +126,8 @@ Var SortNet::sorting_matrix(const Scope& scope, const Var& q, const Var& kv, con
   if (const Tensor noise = scope.split(2).gumbel({s[0] * s[1], s[2], s[3]}, wide))
     log_scores = add(log_scores, noise.reshape(s).to(raw.value.device()));
   const Tensor open = buckets_with_tokens(s[0], kv.shape()[1], o.pattern.key_bucket, masks.keys);
-  const Var matrix = sinkhorn(scale(log_scores, 1 / o.temperature), open.reshape({s[0], 1, s[3]}).to(raw.value.device()),
-                              o.iterations);
+  const Var matrix = sinkhorn(scale(log_scores, 1 / o.temperature),
+                              open.reshape({s[0], 1, s[3]}).to(raw.value.device()), o.iterations);
   scope.observe("sorting_matrix", matrix.value);
   const std::int64_t rows = o.sortcut > 0 ? std::min({o.sortcut, s[3], s[2]}) : s[2];
   return cast(slice(matrix, 2, 0, rows), stored);

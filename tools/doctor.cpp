@@ -63,21 +63,19 @@ int doctor(std::ostream& out) {
   if (build_info::cuda.empty()) {
     line("CUDA", probe.reason);
   } else {
-    line("CUDA",
-         fmt::format("runtime {}, driver {}, cuBLAS {}, built by nvcc {} for {}", probe.runtime,
-                     probe.driver.empty() ? "none" : probe.driver, probe.blas.empty() ? "unknown" : probe.blas,
-                     build_info::cuda, build_info::cuda_architectures));
+    line("CUDA", fmt::format("runtime {}, driver {}, cuBLAS {}, built by nvcc {} for {}", probe.runtime,
+                             probe.driver.empty() ? "none" : probe.driver, probe.blas.empty() ? "unknown" : probe.blas,
+                             build_info::cuda, build_info::cuda_architectures));
     if (probe.devices.empty()) {
       line("GPU", "none: " + probe.reason);
       missing.push_back("a GPU, for fast training: " + probe.reason);
     }
   }
   for (const cuda::Device& device : probe.devices) {
-    line("GPU",
-         fmt::format("{}, compute capability {}.{}, {} multiprocessors, {:.1f} GiB, {:.1f} GiB of it free", device.name,
-                     device.compute_major, device.compute_minor, device.multiprocessors,
-                     static_cast<double>(device.memory) / (1 << 30),
-                     static_cast<double>(device.free_memory) / (1 << 30)));
+    line("GPU", fmt::format("{}, compute capability {}.{}, {} multiprocessors, {:.1f} GiB, {:.1f} GiB of it free",
+                            device.name, device.compute_major, device.compute_minor, device.multiprocessors,
+                            static_cast<double>(device.memory) / (1 << 30),
+                            static_cast<double>(device.free_memory) / (1 << 30)));
   }
   line("training", probe.devices.empty() ? "on the CPU" : "on " + probe.devices.front().name);
 

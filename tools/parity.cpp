@@ -56,7 +56,8 @@ class Fixture {
   /// noise.0, noise.1, ... in the order in which a forward pass asks for them.
   InjectedNoise noise() const {
     Tensors arrays;
-    while (const Tensor next = optional("noise." + std::to_string(arrays.size()), DType::f64, Device::cpu)) arrays.push_back(next);
+    while (const Tensor next = optional("noise." + std::to_string(arrays.size()), DType::f64, Device::cpu))
+      arrays.push_back(next);
     return InjectedNoise(std::move(arrays));
   }
   const safetensors::File& file() const { return file_; }
@@ -132,7 +133,8 @@ Results run_encoder_decoder(const Fixture& fixture, Device device) {
   move_to(device, model.decoder());
   InjectedNoise noise = fixture.noise();
   const Scope scope{.tape = Tape::record(), .injected = &noise};
-  const MaskedIds source{fixture.tensor("in.ids", DType::i32).to(device), fixture.optional("in.input_mask", DType::boolean, device)};
+  const MaskedIds source{fixture.tensor("in.ids", DType::i32).to(device),
+                         fixture.optional("in.input_mask", DType::boolean, device)};
   const MaskedIds target{fixture.tensor("in.decoder_ids", DType::i32).to(device),
                          fixture.optional("in.decoder_mask", DType::boolean, device)};
   const Var y = model(scope, source, target);
@@ -204,7 +206,10 @@ std::vector<std::filesystem::path> fixture_files(const std::vector<std::string>&
 }  // namespace
 
 int parity(const ParityOptions& options, std::ostream& out) {
-  const Device device = choose_device(options.device).device;
+  return parity_on(choose_device(options.device).device, options, out);
+}
+
+int parity_on(Device device, const ParityOptions& options, std::ostream& out) {
   if (!(options.tolerance > 0)) fail<UsageError>("parity: --tolerance must be above 0");
   const auto files = fixture_files(options.paths);
   int passed = 0, failed = 0;

@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "autograd/dtype.h"
+
 namespace sinkhorn {
 
 struct ParityOptions {
@@ -17,5 +19,7 @@ struct ParityOptions {
 /// `N passed, N failed`. Returns 0 if every case passed, else 1. A case whose kind or options this version does not
 /// have fails, with the reason. DataError for a path that is not there or a folder without fixtures.
 int parity(const ParityOptions& options, std::ostream& out);
+/// The same on a device whatever the options say: tests name the emulated one, which no option does.
+int parity_on(Device device, const ParityOptions& options, std::ostream& out);
 
 }  // namespace sinkhorn

@@ -16,7 +16,7 @@ namespace {
 constexpr std::uint32_t kInitStream = 1, kNoiseStream = 2;
 
 const ModelConfig& fitting(const ModelConfig& model, Device device) {
-  if (device != Device::cpu) return model;  // there an allocation that fails says so at once
+  if (device != Device::cpu) return model;                    // there an allocation that fails says so at once
   constexpr double bytes = 4 * sizeof(float), gib = 1 << 30;  // value, gradient and both moments of a parameter
   const double needed = model.least_parameters() * bytes, available = double(available_memory());
   if (needed > available)

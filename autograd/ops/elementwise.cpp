@@ -222,8 +222,9 @@ Output Cast::forward(Saved&, Inputs in) const {
   const Tensor& x = in[0];
   Tensor y(x.shape(), to, x.device());
   dispatch(x, [&]<class From>(auto space) {
-    dispatch(y,
-             [&]<class To>(auto) { kernels::Convert<From, To>::forward(space, x.count(), x.data<From>(), y.data<To>()); });
+    dispatch(y, [&]<class To>(auto) {
+      kernels::Convert<From, To>::forward(space, x.count(), x.data<From>(), y.data<To>());
+    });
   });
   return y;
 }

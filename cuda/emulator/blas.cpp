@@ -27,8 +27,8 @@ void gemm(std::string_view, std::int64_t batch, std::int64_t m, std::int64_t n, 
     std::vector<T> product = beta == 0 ? std::vector<T>(std::size_t(m * n), T(0)) : fetched(c + i * c_step, m * n);
     cpu::gemm<T>(transpose_a, transpose_b, m, n, k, 1, lhs.data(), transpose_a ? m : k, rhs.data(), transpose_b ? k : n,
                  beta, product.data(), n);
-    Memory::upload(Cuda{}, reinterpret_cast<const std::byte*>(product.data()), reinterpret_cast<std::byte*>(c + i * c_step),
-                   product.size() * sizeof(T));
+    Memory::upload(Cuda{}, reinterpret_cast<const std::byte*>(product.data()),
+                   reinterpret_cast<std::byte*>(c + i * c_step), product.size() * sizeof(T));
   }
 }
 

@@ -86,7 +86,8 @@ class Block {
       const bool read = writes && word.read_phase == phase_ && word.reader != me;
       if (written || read)
         fault(writes ? "writes" : "reads", " shared word ", w, " that ",
-              !written && word.reader == kSeveral ? "others" : "thread " + std::to_string(written ? word.writer : word.reader),
+              !written && word.reader == kSeveral ? "others"
+                                                  : "thread " + std::to_string(written ? word.writer : word.reader),
               written ? " wrote" : " read", " since the last barrier: a race");
       if (writes) {
         word.write_phase = phase_;
@@ -236,8 +237,7 @@ void run_grid(std::string_view op, std::int64_t blocks, int threads, std::size_t
   ++now.launches;
   now.blocks += blocks;
   now.threads += blocks * threads;
-  for (std::int64_t block = 0; block < blocks; ++block)
-    running_block().run(block, threads, shared_bytes, kernel, body);
+  for (std::int64_t block = 0; block < blocks; ++block) running_block().run(block, threads, shared_bytes, kernel, body);
 }
 
 void count_flat(std::string_view op, std::int64_t count) {

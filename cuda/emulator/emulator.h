@@ -7,8 +7,8 @@
 
 namespace sinkhorn::emulator {
 
-/// A kernel did what no kernel may: touched memory outside its buffers, raced in shared memory, or let some threads of a
-/// block miss a barrier. The message names the op, the block and the threads.
+/// A kernel did what no kernel may: touched memory outside its buffers, raced in shared memory, or let some threads of
+/// a block miss a barrier. The message names the op, the block and the threads.
 struct KernelFault : Error {
   using Error::Error;
 };
@@ -28,7 +28,8 @@ void reset_counters();
 /// How much memory the device has, 4 GiB at first: what is lent already stays.
 void set_memory(std::size_t bytes);
 
-// --- what launch.h's Thread, Global and Shared are made of --------------------------------------------------------------
+// --- what launch.h's Thread, Global and Shared are made of
+// --------------------------------------------------------------
 
 namespace detail {
 

@@ -30,8 +30,8 @@
 #endif
 
 #if defined(__x86_64__)
-// Saves the registers that a call must keep on the stack of the caller, and takes them from the other stack. swapcontext
-// would also ask the kernel for the signal mask, twice per switch.
+// Saves the registers that a call must keep on the stack of the caller, and takes them from the other stack.
+// swapcontext would also ask the kernel for the signal mask, twice per switch.
 extern "C" void sinkhorn_switch_stack(void** save, void* to);
 extern "C" void sinkhorn_start_fiber();  // where a new stack begins: calls r12 with rbx
 asm(R"(
@@ -88,9 +88,8 @@ Fiber::Fiber() {
   here_.uc_stack.ss_sp = stack_;
   here_.uc_stack.ss_size = kStackBytes;
   here_.uc_link = nullptr;
-  const auto start = +[](unsigned high, unsigned low) {
-    main(reinterpret_cast<Fiber*>(std::uintptr_t(high) << 32 | low));
-  };
+  const auto start =
+      +[](unsigned high, unsigned low) { main(reinterpret_cast<Fiber*>(std::uintptr_t(high) << 32 | low)); };
   const auto self = reinterpret_cast<std::uintptr_t>(this);
   makecontext(&here_, reinterpret_cast<void (*)()>(start), 2, unsigned(self >> 32), unsigned(self));
 #endif

@@ -28,7 +28,9 @@ class Global {
       *at_ = value;
       return *this;
     }
-    Element& operator=(const Element& other) { return *this = Value(other); }  // NOLINT(bugprone-unhandled-self-assignment)
+    Element& operator=(const Element& other) {
+      return *this = Value(other);
+    }  // NOLINT(bugprone-unhandled-self-assignment)
 
    private:
     static void count(emulator::Traffic& traffic) {
@@ -42,8 +44,8 @@ class Global {
     if (pointer) extent_ = emulator::detail::extent_of(pointer);
   }
   template <class U>
-    requires(std::is_same_v<const U, T>)
-  Global(const Global<U>& other) : pointer_(other.pointer_), extent_(other.extent_) {}
+  requires(std::is_same_v<const U, T>) Global(const Global<U>& other)
+      : pointer_(other.pointer_), extent_(other.extent_) {}
 
   explicit operator bool() const { return pointer_ != nullptr; }
   Global operator+(std::int64_t offset) const {
@@ -150,11 +152,12 @@ void launch(std::string_view op, std::int64_t blocks, int threads, std::size_t s
     const Kernel& kernel;
     int threads;
   } work{kernel, threads};
-  emulator::detail::run_grid(op, blocks, threads, shared_bytes, &work, [](const void* of, std::int64_t block, int index) {
-    const Work& mine = *static_cast<const Work*>(of);
-    Thread thread(block, index, mine.threads);
-    mine.kernel(thread);
-  });
+  emulator::detail::run_grid(op, blocks, threads, shared_bytes, &work,
+                             [](const void* of, std::int64_t block, int index) {
+                               const Work& mine = *static_cast<const Work*>(of);
+                               Thread thread(block, index, mine.threads);
+                               mine.kernel(thread);
+                             });
 }
 
 template <class F>

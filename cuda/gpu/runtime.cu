@@ -1,26 +1,27 @@
-#include "cuda/runtime.h"
-
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <new>
 #include <utility>
 
 #include "autograd/memory.h"
 #include "cuda/gpu/check.h"
+#include "cuda/runtime.h"
 
 namespace sinkhorn {
 namespace cuda {
 namespace {
 
-// Page-locked memory through which transfers pass: an upload copies into the next free part and goes on, so that it waits
-// only where all parts are still on their way.
+// Page-locked memory through which transfers pass: an upload copies into the next free part and goes on, so that it
+// waits only where all parts are still on their way.
 class Staging {
  public:
   static constexpr std::size_t kPart = 1 << 20;
 
   static Staging& the() {
-    static Staging* staging = new Staging;  // outlives every tensor
-    return *staging;
+    static Staging staging;
+    return staging;
   }
 
   void upload(const std::byte* from, std::byte* to, std::size_t bytes) {
@@ -45,7 +46,8 @@ class Staging {
       for (std::size_t at = done; at < bytes && count < kParts; at += kPart, ++count) {
         used[count] = &next();
         sizes[count] = std::min(kPart, bytes - at);
-        check("download", cudaMemcpyAsync(used[count]->memory, from + at, sizes[count], cudaMemcpyDeviceToHost, stream()));
+        check("download",
+              cudaMemcpyAsync(used[count]->memory, from + at, sizes[count], cudaMemcpyDeviceToHost, stream()));
         check("download", cudaEventRecord(used[count]->free, stream()));
       }
       for (int i = 0; i < count; ++i) {
@@ -67,6 +69,12 @@ class Staging {
     for (Part& part : parts_) {
       check("page-locked memory", cudaHostAlloc(&part.memory, kPart, cudaHostAllocDefault));
       check("page-locked memory", cudaEventCreateWithFlags(&part.free, cudaEventDisableTiming));
+    }
+  }
+  ~Staging() {
+    for (Part& part : parts_) {
+      cudaEventDestroy(part.free);
+      cudaFreeHost(part.memory);
     }
   }
   Part& next() { return parts_[next_++ % kParts]; }
@@ -93,7 +101,8 @@ cudaStream_t stream() {
 void check(std::string_view op, cudaError_t result) {
   if (result == cudaSuccess) return;
   cudaGetLastError();  // said once
-  if (result == cudaErrorMemoryAllocation) fail<OutOfMemory>(op, ": out of memory on device cuda; lower batch_size or seq_len");
+  if (result == cudaErrorMemoryAllocation)
+    fail<OutOfMemory>(op, ": out of memory on device cuda; lower batch_size or seq_len");
   fail<DeviceError>(op, ": CUDA says: ", cudaGetErrorString(result), " (", cudaGetErrorName(result), ")");
 }
 
@@ -107,13 +116,18 @@ void check_launch(std::string_view op) {
 }
 
 BadIndex* bad_index() {
-  static BadIndex* const report = [] {
-    void* memory = nullptr;
-    stream();
-    check("page-locked memory", cudaHostAlloc(&memory, sizeof(BadIndex), cudaHostAllocMapped));
-    return new (memory) BadIndex{};
-  }();
-  return report;
+  struct Report {
+    Report() {
+      void* memory = nullptr;
+      stream();
+      check("page-locked memory", cudaHostAlloc(&memory, sizeof(BadIndex), cudaHostAllocMapped));
+      place = new (memory) BadIndex{};
+    }
+    ~Report() { cudaFreeHost(place); }
+    BadIndex* place = nullptr;
+  };
+  static const Report report;
+  return report.place;
 }
 
 void wait() {
@@ -125,7 +139,8 @@ void wait() {
 template <class T>
 T read(const T* element) {
   T value;
-  Memory::download(Cuda{}, reinterpret_cast<const std::byte*>(element), reinterpret_cast<std::byte*>(&value), sizeof(T));
+  Memory::download(Cuda{}, reinterpret_cast<const std::byte*>(element), reinterpret_cast<std::byte*>(&value),
+                   sizeof(T));
   return value;
 }
 template double read(const double*);

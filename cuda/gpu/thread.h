@@ -16,8 +16,7 @@ class Global {
  public:
   __host__ __device__ Global(T* pointer = nullptr) : pointer_(pointer) {}
   template <class U>
-    requires(std::is_same_v<const U, T>)
-  __host__ __device__ Global(const Global<U>& other) : pointer_(other.pointer_) {}
+  requires(std::is_same_v<const U, T>) __host__ __device__ Global(const Global<U>& other) : pointer_(other.pointer_) {}
 
   __device__ explicit operator bool() const { return pointer_ != nullptr; }
   __device__ Global operator+(std::int64_t offset) const { return pointer_ + offset; }

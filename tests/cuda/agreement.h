@@ -10,7 +10,8 @@
 
 namespace sinkhorn::testing {
 
-/// Tests on the device run on the emulated one where the build has no CUDA, and are skipped where it has but finds no GPU.
+/// Tests on the device run on the emulated one where the build has no CUDA, and are skipped where it has but finds no
+/// GPU.
 #define SINKHORN_NEEDS_DEVICE() \
   if (!cuda::is_usable()) GTEST_SKIP() << cuda::probe().reason
 
@@ -35,11 +36,16 @@ inline double squared_error(const Tensor& got, const Tensor& want) {
   return error == 0 ? 0 : size > 0 ? error / size : INFINITY;
 }
 
-/// The largest squared error that passes. Matrix products sum more terms than anything else.
-inline double limit_of(DType dtype, bool matrix_product) {
-  if (dtype == DType::f64) return 1e-26;
-  if (dtype == DType::f32) return matrix_product ? 1e-11 : 1e-12;
-  return 1e-5;
+/// What an op does to rounding: matrix products sum more terms than others; attention chains two of them through an
+/// exponential, and its gradients are differences of nearly equal sums.
+enum class Arithmetic { elementwise, matrix_product, attention };
+
+/// The largest squared error that passes.
+inline double limit_of(DType dtype, Arithmetic arithmetic = Arithmetic::elementwise) {
+  if (dtype == DType::f64) return arithmetic == Arithmetic::attention ? 1e-25 : 1e-26;
+  if (dtype == DType::bf16) return 1e-5;
+  constexpr double limits[] = {1e-12, 1e-11, 1e-10};
+  return limits[static_cast<int>(arithmetic)];
 }
 
 }  // namespace sinkhorn::testing

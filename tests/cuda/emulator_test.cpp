@@ -124,7 +124,11 @@ TEST(Emulator, FindsAccessesOutsideOfBuffers) {
     void operator()(std::int64_t i) const { y[i] = x[i + shift]; }
   };
   for_each("copy", 3, Copy{0, in, out});
-  expect_error<KernelFault>([&] { for_each("copy", 3, Copy{1, in, out}); }, {"copy", "index 2", "12 .. 15", "12 bytes"});
+  expect_error<KernelFault>(
+      [&] {
+        for_each("copy", 3, Copy{1, in, out});
+      },
+      {"copy", "index 2", "12 .. 15", "12 bytes"});
   expect_error<KernelFault>([&] { for_each("copy", 3, Copy{-1, in, out}); }, {"copy", "index 0", "-4 .. -1"});
   expect_error<KernelFault>([&] { for_each("copy", 4, Copy{-3, in + 3, out}); }, {"index 3"});
   expect_error<KernelFault>([] { run(1, 32, 16, [](Thread& t) { t.shared<float>(4)[t.index()] = 1; }); },

@@ -1,8 +1,8 @@
 // Tensors on the device: moves, the pool, what is refused, and training steps that ask the driver for nothing.
 #include <gtest/gtest.h>
 
-#include "autograd/optimizer.h"
 #include "autograd/ops.h"
+#include "autograd/optimizer.h"
 #include "autograd/pool.h"
 #include "tests/autograd/expect.h"
 #include "tests/cuda/agreement.h"
@@ -81,9 +81,8 @@ TEST(DevicePool, SeesDamagedGuards) {
       kernels::CopyBlocks::forward(space, 1, 4, x.raw(), 4, x.raw() + x.bytes(), 4);  // NaN onto NaN: no damage
     });
     x.fill(1);
-    dispatch_device(x, [&](auto space) {
-      kernels::CopyBlocks::forward(space, 1, 4, x.raw(), 4, x.raw() + x.bytes(), 4);
-    });
+    dispatch_device(x,
+                    [&](auto space) { kernels::CopyBlocks::forward(space, 1, 4, x.raw(), 4, x.raw() + x.bytes(), 4); });
   }
   pool.guard(false);
   EXPECT_EQ(pool.stats().damaged, before + 1);
@@ -102,7 +101,7 @@ TEST(DeviceOptimizer, StepsAndNormsAgreeWithTheCpu) {
     };
     const Tensors cpu = stepped(Device::cpu), cuda = stepped(Device::cuda);
     for (std::size_t i = 0; i < cpu.size(); ++i)
-      EXPECT_LE(testing::squared_error(cuda[i], cpu[i]), testing::limit_of(dtype, false)) << i;
+      EXPECT_LE(testing::squared_error(cuda[i], cpu[i]), testing::limit_of(dtype)) << i;
   }
 }
 

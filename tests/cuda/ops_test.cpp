@@ -1,5 +1,5 @@
-// Every op on the device against the CPU, forward and backward, in every type: the cases of its gradient check, and large
-// shapes. Buffers stand between guard words and hold NaN at first.
+// Every op on the device against the CPU, forward and backward, in every type: the cases of its gradient check, and
+// large shapes. Buffers stand between guard words and hold NaN at first.
 #include <gtest/gtest.h>
 
 #include <optional>
@@ -13,8 +13,8 @@
 namespace sinkhorn {
 namespace {
 
-using testing::Function;
 using testing::forward_and_backward;
+using testing::Function;
 using testing::limit_of;
 using testing::squared_error;
 using testing::Subject;
@@ -49,10 +49,13 @@ void compare(const std::string& name, DType dtype, const Tensors& inputs, const 
   std::optional<Guarded> guarded(std::in_place);
   const Tensors on_device = moved(forward_and_backward(moved(inputs, Device::cuda), f), Device::cpu);
   // The emulated grid has but one order in which to run.
-  const Tensors again = testing::is_emulated() ? on_device : moved(forward_and_backward(moved(inputs, Device::cuda), f), Device::cpu);
+  const Tensors again =
+      testing::is_emulated() ? on_device : moved(forward_and_backward(moved(inputs, Device::cuda), f), Device::cpu);
   guarded.reset();
-  const bool product = name.find("matmul") != name.npos || name.find("linear") != name.npos ||
-                       name.find("attention") != name.npos;
+  const auto is = [&](const char* part) { return name.find(part) != name.npos; };
+  const testing::Arithmetic arithmetic = is("attention")                ? testing::Arithmetic::attention
+                                         : is("matmul") || is("linear") ? testing::Arithmetic::matrix_product
+                                                                        : testing::Arithmetic::elementwise;
   for (std::size_t i = 0; i < exact.size(); ++i) {
     const std::string what = name + (i == 0 ? ", output" : ", gradient of input " + std::to_string(i - 1));
     EXPECT_EQ(bool(on_device[i]), bool(exact[i])) << what;
@@ -61,7 +64,7 @@ void compare(const std::string& name, DType dtype, const Tensors& inputs, const 
     EXPECT_TRUE(equal_bits(on_device[i], again[i])) << what << ": two runs differ";
     const double error = squared_error(on_device[i], exact[i]), of_cpu = squared_error(on_cpu[i], exact[i]);
     // Where rounding of the input is magnified, the CPU's own error says by how much.
-    EXPECT_TRUE(error <= limit_of(dtype, product) || error <= 2 * of_cpu)
+    EXPECT_TRUE(error <= limit_of(dtype, arithmetic) || error <= 2 * of_cpu)
         << what << " in " << dtype << ": squared error " << error << " (CPU: " << of_cpu << ")";
   }
 }
@@ -109,12 +112,11 @@ TEST_P(OnDevice, LargeShapesAgreeWithTheCpu) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Types, OnDevice, ::testing::Values(DType::f32, DType::f64, DType::bf16),
-                         [](const auto& info) {
-                           std::ostringstream name;
-                           name << info.param;
-                           return name.str();
-                         });
+INSTANTIATE_TEST_SUITE_P(Types, OnDevice, ::testing::Values(DType::f32, DType::f64, DType::bf16), [](const auto& info) {
+  std::ostringstream name;
+  name << info.param;
+  return name.str();
+});
 
 class GradientOnDevice : public ::testing::TestWithParam<OpCheck> {};
 
@@ -179,10 +181,16 @@ TEST(OnTheDevice, BadIndicesAreErrors) {
   const Tensor table = there(Tensor::zeros({5, 2})), ids = there(Tensor::from<std::int32_t>({1, 7}, {2}));
   expect_error([&] { embedding(table, ids).value.to_vector(); }, {"embedding", "id 7", "0 .. 4"});
   EXPECT_EQ(table.to_vector().size(), 10u) << "the error is raised once";
-  expect_error([&] { cross_entropy(there(Tensor::zeros({2, 3})), ids).loss.value.item(); },
-               {"cross_entropy", "target 7", "0 .. 2"});
-  expect_error([&] { top_k(there(Tensor::zeros({1, 3})), 2, 1, ids.reshape({1, 2})).weights.value.to_vector(); },
-               {"top_k", "pick 7", "-1 .. 2"});
+  expect_error(
+      [&] {
+        cross_entropy(there(Tensor::zeros({2, 3})), ids).loss.value.item();
+      },
+      {"cross_entropy", "target 7", "0 .. 2"});
+  expect_error(
+      [&] {
+        top_k(there(Tensor::zeros({1, 3})), 2, 1, ids.reshape({1, 2})).weights.value.to_vector();
+      },
+      {"top_k", "pick 7", "-1 .. 2"});
   expect_error(
       [&] {
         gather_buckets(there(Tensor::zeros({1, 3, 1, 1})), there(Tensor::zeros({1, 1, 2})), ids.reshape({1, 1, 2}))

@@ -1,0 +1,74 @@
+// Whole models on the device: the reference numbers, training and generation.
+#include <gtest/gtest.h>
+
+#include <sstream>
+
+#include "models/generate.h"
+#include "nn/composed_attention.h"
+#include "tests/cuda/agreement.h"
+#include "tests/shared.h"
+#include "tools/parity.h"
+#include "tools/trainer.h"
+
+namespace sinkhorn {
+namespace {
+
+TEST(DeviceModel, AgreesWithTheReferenceNumbers) {
+  SINKHORN_NEEDS_DEVICE();
+  const auto shared = testing::shared_folder();
+  if (!shared) GTEST_SKIP() << "no reference files";
+  ParityOptions options;
+  if (testing::is_emulated()) {  // one of each kind
+    for (const char* name : {"ar_loss_masked", "causal_mask_left_top3", "encdec_context_sortcut_masked",
+                             "lm_reversible_chunked", "lm_tied_pkm_two_layers", "plain_gumbel_sinkhorn"})
+      options.paths.push_back(*shared / "fixtures" / (std::string(name) + ".safetensors"));
+  } else {
+    options.paths.push_back(*shared / "fixtures");
+  }
+  std::ostringstream out;
+  EXPECT_EQ(parity_on(Device::cuda, options, out), 0) << out.str();
+}
+
+ModelConfig tiny_model() {
+  ModelConfig model;
+  model.num_tokens = 11;
+  model.dim = 16;
+  model.depth = 2;
+  model.heads = 2;
+  model.n_local_attn_heads = 1;
+  model.bucket_size = 4;
+  model.max_seq_len = 16;
+  model.causal = true;
+  model.reversible = true;
+  return model;
+}
+
+TEST(DeviceModel, TrainsLikeTheCpu) {
+  SINKHORN_NEEDS_DEVICE();
+  TrainConfig train;
+  train.steps = 4;
+  train.accumulate = 2;
+  const Tensor ids = integers(Rng(1), {2, 17}, 11);
+  const Batch batch{slice(Var(ids), 1, 0, 16).value, slice(Var(ids), 1, 1, 17).value};
+  Trainer here(tiny_model(), train), there(tiny_model(), train, Device::cuda), again(tiny_model(), train, Device::cuda);
+  for (int step = 0; step < 3; ++step) {
+    const StepResult cpu = here.step([&](std::int64_t) { return batch; });
+    const StepResult cuda = there.step([&](std::int64_t) { return batch; });
+    again.step([&](std::int64_t) { return batch; });
+    EXPECT_NEAR(cpu.loss, cuda.loss, 1e-5 * cpu.loss);
+    EXPECT_NEAR(cpu.gradient_norm, cuda.gradient_norm, 1e-4 * cpu.gradient_norm);
+  }
+  EXPECT_TRUE(equal_bits(there.parameters().values, again.parameters().values)) << "two runs differ";
+  EXPECT_NEAR(here.evaluate(batch), there.evaluate(batch), 1e-4);
+}
+
+TEST(DeviceModel, GeneratesWhatTheCpuDoes) {
+  SINKHORN_NEEDS_DEVICE();
+  SinkhornTransformerLM here(tiny_model(), Rng(3), DType::f64), there(tiny_model(), Rng(3), DType::f64);
+  move_to(Device::cuda, there);
+  const std::vector<std::vector<std::int32_t>> prompts{{1, 2, 3}, {4, 5, 6, 7, 8}};
+  EXPECT_EQ(generate(here, prompts, 6, {}, Rng(5)), generate(there, prompts, 6, {}, Rng(5)));
+}
+
+}  // namespace
+}  // namespace sinkhorn
