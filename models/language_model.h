@@ -33,6 +33,8 @@ class SinkhornTransformerLM {
   SinkhornTransformer& stack() { return stack_; }
 
  private:
+  friend class IncrementalDecoder;  // runs the same parts on new tokens alone
+
   SinkhornTransformerLM(const ModelConfig& config, Initializer init, EmbeddingScale scale);
 
   Embedding token_embedding_;

@@ -15,6 +15,9 @@ struct TransformerBlock {
   Sublayer<FeedForward> feed_forward;
 };
 
+/// What the stack remembers of sequences that grow: one cache a block.
+using StackCache = std::vector<AttentionCache>;
+
 /// Throws UsageError for options whose parts this version does not have, naming them.
 void require_supported(const ModelConfig& config);
 
@@ -27,6 +30,10 @@ class SinkhornTransformer {
   SinkhornTransformer(const SinkhornTransformer&) = delete;
 
   Var operator()(const Scope& scope, const Var& x, const Tensor& mask = {}) const;
+
+  /// Inference on new tokens of cached sequences, (R, T, E): T = 1, or sequences from their beginning (nn/attention.h).
+  Var operator()(const Var& x, const StackCache& cache, const NewTokens& tokens) const;
+  StackCache cache(std::int64_t rows, std::int64_t capacity) const;
 
   /// Names are the published package's.
   template <class See>

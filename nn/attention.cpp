@@ -16,21 +16,51 @@ SinkhornSelfAttention::SinkhornSelfAttention(const AttentionOptions& options, In
         CausalSortNet::simple(options.heads - options.local, options.width, options.max_buckets, options.n_top, init);
 }
 
-Var SinkhornSelfAttention::operator()(const Scope& scope, const Var& x, const Tensor& mask) const {
-  const AttentionOptions& o = options;
+SinkhornSelfAttention::Projected SinkhornSelfAttention::project(const Scope& scope, const Var& x) const {
   const std::int64_t batch = x.shape()[0], length = x.shape()[1];
+  return {reshape(to_q(scope, x), {batch, length, options.heads, options.width}),
+          reshape(to_kv(scope, x), {batch, length, 2, options.heads, options.width})};
+}
+
+Var SinkhornSelfAttention::attend(const Scope& scope, const Projected& in, const Tensor& mask) const {
+  const AttentionOptions& o = options;
+  const std::int64_t length = in.q.shape()[1];
   if (length % o.bucket != 0)
     fail("attention: the length ", length, " is not a multiple of bucket_size ", o.bucket, "; pad to ",
          (length / o.bucket + 1) * o.bucket);
-  const Var q = reshape(to_q(scope, x), {batch, length, o.heads, o.width});
-  const Var kv = reshape(to_kv(scope, x), {batch, length, 2, o.heads, o.width});
-  const Routing routing = sort_net(scope, q, kv, o.bucket, o.local, o.n_top, o.temperature, mask);
+  const Routing routing = sort_net(scope, in.q, in.kv, o.bucket, o.local, o.n_top, o.temperature, mask);
   const Scope noise = scope.split(0);
-  const auto attend = o.composed ? composed_attention : bucketed_attention;
-  const Var heads = attend(q, kv, routing, scope.leaf(null_keys), scope.leaf(null_values), o.bucket, o.local, mask,
-                           scope.active(o.dropout), noise.rng);
-  const Var out = to_out(scope, reshape(heads, {batch, length, o.heads * o.width}));
-  return scope.split(1).dropout(out, o.output_dropout);
+  const auto compute = o.composed ? composed_attention : bucketed_attention;
+  return compute(in.q, in.kv, routing, scope.leaf(null_keys), scope.leaf(null_values), o.bucket, o.local, mask,
+                 scope.active(o.dropout), noise.rng);
+}
+
+Var SinkhornSelfAttention::merge(const Scope& scope, const Var& heads) const {
+  const Shape s = heads.shape();
+  const Var out = to_out(scope, reshape(heads, {s[0], s[1], s[2] * s[3]}));
+  return scope.split(1).dropout(out, options.output_dropout);
+}
+
+Var SinkhornSelfAttention::operator()(const Scope& scope, const Var& x, const Tensor& mask) const {
+  return merge(scope, attend(scope, project(scope, x), mask));
+}
+
+Var SinkhornSelfAttention::operator()(const Scope& scope, const Var& x, const AttentionCache& cache,
+                                      const NewTokens& tokens) const {
+  const Projected in = project(scope, x);
+  cache.remember(tokens, in.q.value, in.kv.value, sort_net.linear.value);
+  if (x.shape()[1] > 1) return merge(scope, attend(scope, in, {}));
+  const Shape s = in.q.shape();
+  const Tensor heads = cache.attend(tokens, in.q.value.reshape({s[0], s[2], s[3]}), null_keys.value, null_values.value);
+  return merge(scope, heads.reshape(s));
+}
+
+AttentionCache SinkhornSelfAttention::cache(std::int64_t rows, std::int64_t capacity) const {
+  const AttentionOptions& o = options;
+  return {{rows, capacity, o.heads, o.local, o.width, o.bucket, o.n_top},
+          o.temperature,
+          to_q.weight.value.dtype(),
+          to_q.weight.value.device()};
 }
 
 namespace {

@@ -2,6 +2,7 @@
 #pragma once
 #include <optional>
 
+#include "nn/attention_cache.h"
 #include "nn/layers.h"
 #include "nn/sort_net.h"
 
@@ -20,6 +21,13 @@ struct SinkhornSelfAttention {
   SinkhornSelfAttention(const AttentionOptions& options, Initializer& init);
 
   Var operator()(const Scope& scope, const Var& x, const Tensor& mask) const;
+
+  /// The same in inference, for new tokens of cached sequences, which it remembers: x (R, T, D) -> (R, T, D). With T =
+  /// 1 they continue sequences of any length, and only what they see is read. With more, a multiple of the bucket size,
+  /// they must begin at position 0; that is one full attention.
+  Var operator()(const Scope& scope, const Var& x, const AttentionCache& cache, const NewTokens& tokens) const;
+  AttentionCache cache(std::int64_t rows, std::int64_t capacity) const;
+
   template <class See>
   void visit(See&& see) {
     see("to_q", to_q);
@@ -34,6 +42,14 @@ struct SinkhornSelfAttention {
   Linear to_q, to_kv, to_out;
   Parameter null_keys, null_values;  // (h, 1, d)
   CausalSortNet sort_net;
+
+ private:
+  struct Projected {
+    Var q, kv;  // (B, T, H, d), (B, T, 2, H, d)
+  };
+  Projected project(const Scope& scope, const Var& x) const;
+  Var attend(const Scope& scope, const Projected& in, const Tensor& mask) const;
+  Var merge(const Scope& scope, const Var& heads) const;
 };
 
 /// bucketed_attention() composed from small ops, as the lessons show it: bucket, gather, matmul, softmax, matmul. Equal

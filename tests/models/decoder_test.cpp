@@ -1,0 +1,171 @@
+// Incremental decoding: the logits of the full forward, position by position, at a cost that does not grow.
+#include "models/decoder.h"
+
+#include <gtest/gtest.h>
+
+#include "autograd/gradcheck.h"
+#include "autograd/pool.h"
+#include "tests/models/random_model.h"
+
+namespace sinkhorn::testing {
+namespace {
+
+using Tokens = std::vector<std::int32_t>;
+
+/// A random model and texts that fill it, with the logits (T, V) of a full forward over each.
+struct Texts {
+  Texts(std::uint64_t seed, DType dtype, int rows) : dice(seed), config(random_config(dice)) {
+    model = random_model(config, seed, dtype);
+    for (int row = 0; row < rows; ++row) {
+      const Tensor ids = random_ids(seed * 100 + std::uint64_t(row), 1, config.max_length(), config.num_tokens);
+      const std::span<std::int32_t> span = ids.span<std::int32_t>();
+      texts.emplace_back(span.begin(), span.end());
+      full.push_back((*model)(Scope{}, ids).value.reshape({-1, config.num_tokens}));
+    }
+  }
+  Tokens prefix(std::size_t row, std::int64_t length) const {
+    return {texts[row].begin(), texts[row].begin() + std::ptrdiff_t(length)};
+  }
+  /// How far logits (1, V) are from those of the full forward, measured by the largest logit of the text.
+  double error(const Tensor& logits, std::size_t row, std::int64_t position) const {
+    const Tensor mixed = full[row].clone();
+    EXPECT_EQ(logits.bytes(), mixed.slice(position, position + 1).bytes());
+    std::copy_n(logits.raw(), logits.bytes(), mixed.slice(position, position + 1).raw());
+    return relative_error(mixed, full[row]);
+  }
+
+  Dice dice;
+  ModelConfig config;
+  std::unique_ptr<SinkhornTransformerLM> model;
+  std::vector<Tokens> texts;
+  Tensors full;
+};
+
+double tolerance(DType dtype) { return dtype == DType::f64 ? 1e-12 : 1e-5; }
+
+class DecodedLogits : public ::testing::TestWithParam<DType> {};
+
+TEST_P(DecodedLogits, FromTheFirstTokenOn) {
+  for (int seed = 0; seed < configurations(150, 1500); ++seed) {
+    const Texts t(std::uint64_t(seed), GetParam(), 1);
+    IncrementalDecoder decoder(*t.model, 1);
+    for (std::int64_t p = 0; p < t.config.max_length(); ++p) {
+      const Tensor logits = decoder.step(Tokens{0}, Tokens{t.texts[0][std::size_t(p)]});
+      ASSERT_LE(t.error(logits, 0, p), tolerance(GetParam()))
+          << "position " << p << " seed " << seed << " " << describe(t.config);
+    }
+  }
+}
+
+TEST_P(DecodedLogits, AfterPromptsOfUnequalLength) {
+  for (int seed = 0; seed < configurations(100, 1000); ++seed) {
+    Texts t(std::uint64_t(seed), GetParam(), 3);
+    const std::int64_t longest = t.config.max_length();
+    IncrementalDecoder decoder(*t.model, 3);
+    const Tokens rows{2, 0, 1};  // the order of a batch is its own
+    std::vector<Tokens> prompts;
+    for (const std::int32_t row : rows) prompts.push_back(t.prefix(std::size_t(row), t.dice.between(1, longest)));
+    Tensor logits = decoder.prefill(rows, prompts);
+    Tokens active = rows;
+    while (!active.empty()) {
+      for (std::size_t i = 0; i < active.size(); ++i) {
+        const std::int64_t position = decoder.length(active[i]) - 1;
+        ASSERT_LE(t.error(logits.slice(std::int64_t(i), std::int64_t(i) + 1), std::size_t(active[i]), position),
+                  tolerance(GetParam()))
+            << "row " << active[i] << " position " << position << " seed " << seed << " " << describe(t.config);
+      }
+      std::erase_if(active, [&](std::int32_t row) { return decoder.length(row) == longest; });
+      Tokens next;
+      for (const std::int32_t row : active) next.push_back(t.texts[std::size_t(row)][std::size_t(decoder.length(row))]);
+      logits = decoder.step(active, next);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(InDtype, DecodedLogits, ::testing::Values(DType::f64, DType::f32), [](const auto& info) {
+  std::ostringstream name;
+  name << info.param;
+  return name.str();
+});
+
+// In bf16 the roundings of a token's own products and of a whole matrix differ, and may tip a choice of buckets;
+// without sorting heads only the last digits differ.
+TEST(DecodingInBf16, LocalHeads) {
+  ModelConfig config;
+  config.causal = true;
+  config.num_tokens = 7;
+  config.dim = 16;
+  config.depth = 2;
+  config.heads = config.n_local_attn_heads = 2;
+  config.bucket_size = 4;
+  config.max_seq_len = 16;
+  const auto model = random_model(config, 1, DType::bf16);
+  const Tensor ids = random_ids(1, 1, 16, 7), full = (*model)(Scope{}, ids).value.reshape({16, 7});
+  IncrementalDecoder decoder(*model, 1);
+  for (std::int64_t p = 0; p < 16; ++p)
+    EXPECT_LE(relative_error(decoder.step(Tokens{0}, Tokens{ids.data<std::int32_t>()[p]}), full.slice(p, p + 1)), 0.05);
+}
+
+TEST(Decoding, ARowThatBeginsAnewIsAsNew) {
+  for (int seed = 0; seed < 20; ++seed) {
+    const Texts t(std::uint64_t(seed), DType::f32, 1);
+    const std::int64_t longest = t.config.max_length();
+    IncrementalDecoder used(*t.model, 1), fresh(*t.model, 1);
+    used.prefill(Tokens{0}, {t.texts[0]});
+    const Tokens text(t.texts[0].begin() + std::ptrdiff_t(longest / 2), t.texts[0].end());
+    EXPECT_TRUE(equal_bits(used.prefill(Tokens{0}, {text}), fresh.prefill(Tokens{0}, {text})));
+    for (std::int64_t p = std::int64_t(text.size()); p < longest; ++p)
+      EXPECT_TRUE(equal_bits(used.step(Tokens{0}, Tokens{1}), fresh.step(Tokens{0}, Tokens{1}))) << p;
+  }
+}
+
+// What a step computes lives in the pool; what that needs at most does not grow with the text.
+TEST(Decoding, AStepNeedsTheSameMemoryHoweverLongTheText) {
+  ModelConfig config;
+  config.causal = true;
+  config.num_tokens = 16;
+  config.dim = 32;
+  config.depth = 2;
+  config.heads = 4;
+  config.n_local_attn_heads = 1;
+  config.bucket_size = 8;
+  config.max_seq_len = 1024;
+  const auto model = random_model(config, 1, DType::f32);
+  Pool& pool = Pool::of(Device::cpu);
+  const auto cost = [&](auto&& work) {
+    const std::size_t before = pool.stats().in_use;
+    pool.reset_peak();
+    work();
+    return pool.stats().peak - before;
+  };
+  IncrementalDecoder decoder(*model, 1);
+  const Tokens text(512, 3);
+  const std::size_t early = cost([&] { decoder.step(Tokens{0}, Tokens{3}); });
+  const std::size_t whole = cost([&] { decoder.prefill(Tokens{0}, {text}); });
+  for (int i = 0; i < 20; ++i) EXPECT_LE(cost([&] { decoder.step(Tokens{0}, Tokens{3}); }), early) << i;
+  EXPECT_LT(early * 100, whole);
+}
+
+TEST(Decoding, RefusesWhatDoesNotFit) {
+  const Texts t(1, DType::f64, 1);
+  const std::int32_t longest = std::int32_t(t.config.max_length());
+  IncrementalDecoder decoder(*t.model, 2);
+  EXPECT_EQ(decoder.capacity(), longest);
+  EXPECT_THROW(decoder.prefill(Tokens{0}, {{}}), Error);
+  EXPECT_THROW(decoder.prefill(Tokens{0}, {Tokens(std::size_t(longest) + 1)}), Error);
+  EXPECT_THROW(decoder.prefill(Tokens{0}, {{1}, {2}}), Error);
+  EXPECT_THROW(decoder.prefill(Tokens{0, 0}, {{1}, {2}}), Error);
+  EXPECT_THROW(decoder.step(Tokens{2}, Tokens{1}), Error);
+  EXPECT_THROW(decoder.step(Tokens{-1}, Tokens{1}), Error);
+  EXPECT_THROW(decoder.step(Tokens{0, 1}, Tokens{1}), Error);
+  EXPECT_THROW(decoder.step(Tokens{0}, Tokens{7}), UsageError);
+  decoder.prefill(Tokens{0}, {t.texts[0]});
+  EXPECT_THROW(decoder.step(Tokens{0}, Tokens{1}), Error);  // full
+  EXPECT_THROW(IncrementalDecoder(*t.model, 1, longest + 1), Error);
+  ModelConfig features = t.config;
+  features.return_embeddings = true;
+  EXPECT_THROW(IncrementalDecoder(*random_model(features, 1, DType::f64), 1), UsageError);
+}
+
+}  // namespace
+}  // namespace sinkhorn::testing
