@@ -1,13 +1,10 @@
 #include "autograd/cached_attention.h"
 
 #include <algorithm>
-#include <array>
-#include <cmath>
 #include <vector>
 
-#include "autograd/cpu/reduce.h"
+#include "autograd/cpu/one_query.h"
 #include "autograd/maps.h"
-#include "autograd/ops/routing.h"
 
 namespace sinkhorn::kernels {
 namespace {
@@ -60,7 +57,7 @@ class Head {
   }
 
   void attend(std::int64_t position, const T* q, const T* null_key, const T* null_value, T* y) const {
-    std::vector<Stretch> seen;
+    std::vector<cpu::Stretch<T>> seen;
     const std::int64_t slot = position - shift_, b = s_.bucket;
     std::int64_t own = 0;  // the first token of its own bucket or window
     if (is_local_) {
@@ -69,37 +66,23 @@ class Head {
       own = slot / b * b + shift_;
       for (std::int64_t i = sorting_ * s_.n_top; i < (sorting_ + 1) * s_.n_top; ++i) {
         const std::int64_t pick = m_.picks[i], begin = (pick - s_.n_top) * b + shift_;
-        if (pick < 0) continue;
         if (pick < s_.n_top)
-          seen.push_back({null_key, null_value, 1, R(m_.weights[i]), R(b)});
+          seen.push_back({null_key, null_value, 1, d_, R(m_.weights[i]), R(b)});
         else
-          seen.push_back({keys_ + begin * d_, values_ + begin * d_, b, R(m_.weights[i]), 1});
+          seen.push_back({keys_ + begin * d_, values_ + begin * d_, b, d_, R(m_.weights[i])});
       }
     }
-    seen.push_back({keys_ + own * d_, values_ + own * d_, position + 1 - own, 1, 1});
-    attend(seen, q, y);
+    seen.push_back({keys_ + own * d_, values_ + own * d_, position + 1 - own, d_});
+    cpu::attend_one_query(seen, d_, q, y);
   }
 
  private:
-  // Tokens one after the other in memory; the weight of their block multiplies keys and values. The one token of a null
-  // block stands for as many as a bucket has.
-  struct Stretch {
-    const T *keys, *values;
-    std::int64_t tokens;
-    R weight, copies;
-  };
-
   T* summary(std::int64_t bucket) const { return m_.summaries + (sorting_ * s_.buckets() + bucket) * d_; }
 
-  R dot(const T* x, const T* y) const {
-    return cpu::row_sum<R>(d_, [=](std::int64_t e) { return R(x[e]) * R(y[e]); });
-  }
-
   void route_by_summaries(std::int64_t bucket, double share) const {
-    std::vector<T> query(d_), scores(s_.n_top + bucket);
+    std::vector<T> query(d_), scores(s_.n_top + bucket);  // a null's score is 0
     for (std::int64_t e = 0; e < d_; ++e) query[e] = T(R(m_.query_sums[sorting_ * d_ + e] * share));
-    const R scale = R(1 / std::sqrt(double(d_)));
-    for (std::int64_t j = 0; j < bucket; ++j) scores[s_.n_top + j] = T(scale * R(T(dot(query.data(), summary(j)))));
+    for (std::int64_t j = 0; j < bucket; ++j) scores[s_.n_top + j] = cpu::summary_score(d_, query.data(), summary(j));
     choose(scores);
   }
 
@@ -117,33 +100,7 @@ class Head {
   }
 
   void choose(const std::vector<T>& scores) const {
-    TopK<T>::forward(Cpu{}, Rows(Shape{1, std::int64_t(scores.size())}), s_.n_top, R(m_.temperature), scores.data(),
-                     nullptr, m_.weights + sorting_ * s_.n_top, m_.picks + sorting_ * s_.n_top);
-  }
-
-  void attend(const std::vector<Stretch>& seen, const T* q, T* y) const {
-    std::vector<R> query(d_), scores, out(d_);
-    const R scale = 1 / std::sqrt(R(d_));
-    for (std::int64_t e = 0; e < d_; ++e) query[e] = R(q[e]) * scale;
-    R largest = -std::numeric_limits<R>::infinity();
-    for (const Stretch& stretch : seen)
-      for (std::int64_t j = 0; j < stretch.tokens; ++j) {
-        const T* const key = stretch.keys + j * d_;
-        const R product = cpu::row_sum<R>(d_, [&](std::int64_t e) { return query[e] * R(key[e]); });
-        scores.push_back(stretch.weight * product);
-        largest = std::max(largest, scores.back());
-      }
-    for (R& score : scores) score = math::exp(score - largest);
-    R sum = 0;
-    const R* probability = scores.data();
-    for (const Stretch& stretch : seen)
-      for (std::int64_t j = 0; j < stretch.tokens; ++j) {
-        const R mass = *probability++ * stretch.copies, factor = mass * stretch.weight;
-        const T* const value = stretch.values + j * d_;
-        sum += mass;
-        for (std::int64_t e = 0; e < d_; ++e) out[e] += factor * R(value[e]);
-      }
-    for (std::int64_t e = 0; e < d_; ++e) y[e] = T(out[e] / sum);
+    cpu::choose(scores, s_.n_top, m_.temperature, m_.weights + sorting_ * s_.n_top, m_.picks + sorting_ * s_.n_top);
   }
 
   const Memory& m_;
