@@ -46,7 +46,7 @@ Tensor IncrementalDecoder::prefill(std::span<const std::int32_t> rows,
   const Tensor ids = pad_to_multiple(from_sequences(texts).ids, {}, model_.config().bucket_size, Side::right).ids;
   const std::int64_t count = ids.shape()[0], length = ids.shape()[1];
   const NewTokens tokens{indices({rows.begin(), rows.end()}), Tensor::zeros({count}, DType::i32), indices(lengths)};
-  const Tensor result = logits(ids, positions_.slice(0, length), tokens);
+  Tensor result = logits(ids, positions_.slice(0, length), tokens);
   for (std::size_t i = 0; i < rows.size(); ++i) lengths_[std::size_t(rows[i])] = lengths[i];
   return result;
 }
@@ -67,7 +67,7 @@ Tensor IncrementalDecoder::step(std::span<const std::int32_t> rows, std::span<co
   const NewTokens added{indices({rows.begin(), rows.end()}), indices(begin),
                         indices(std::vector<std::int32_t>(rows.size(), 1))};
   const Tensor ids = indices({tokens.begin(), tokens.end()}).reshape({count, 1});
-  const Tensor result = logits(ids, embedding(positions_, added.begin.reshape({count, 1})).value, added);
+  Tensor result = logits(ids, embedding(positions_, added.begin.reshape({count, 1})).value, added);
   for (std::int32_t row : rows) ++lengths_[std::size_t(row)];
   return result;
 }

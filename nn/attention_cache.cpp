@@ -57,7 +57,7 @@ Tensor AttentionCache::attend(const NewTokens& tokens, const Tensor& q, const Te
   const CacheShape& s = shape_;
   if (q.shape() != Shape{tokens.rows.count(), s.heads, s.width})
     fail("attention cache: expected q (R, H, d) = ", Shape{tokens.rows.count(), s.heads, s.width}, ", got ", q.shape());
-  const Tensor y = q.like();
+  Tensor y = q.like();
   dispatch(q, [&]<class T>(auto space) {
     kernels::CachedAttention<T>::attend(space, memory<T>(), placement(tokens, 1), q.data<T>(), null_keys.data<T>(),
                                         null_values.data<T>(), y.data<T>());
