@@ -24,12 +24,13 @@ Tensor indices(const std::vector<std::int32_t>& values) {
 
 }  // namespace
 
-IncrementalDecoder::IncrementalDecoder(const SinkhornTransformerLM& model, std::int64_t rows, std::int64_t capacity)
+IncrementalDecoder::IncrementalDecoder(const SinkhornTransformerLM& model, std::int64_t rows, std::int64_t capacity,
+                                       const AttentionContext& around)
     : model_(checked(model)),
       capacity_(whole_buckets(model.config(), capacity)),
       lengths_(std::size_t(rows)),
       positions_(model.positions_(Scope{}, capacity_).value),
-      cache_(model.stack_.cache(rows, capacity_)) {}
+      cache_(model.stack_.cache(rows, capacity_, with_whole_buckets(model.config(), around))) {}
 
 Tensor IncrementalDecoder::prefill(std::span<const std::int32_t> rows,
                                    const std::vector<std::vector<std::int32_t>>& texts) {
@@ -43,7 +44,8 @@ Tensor IncrementalDecoder::prefill(std::span<const std::int32_t> rows,
     lengths.push_back(std::int32_t(text.size()));
   }
   if (rows.empty()) return Tensor::zeros({0, model_.config().num_tokens}, positions_.dtype(), positions_.device());
-  const Tensor ids = pad_to_multiple(from_sequences(texts).ids, {}, model_.config().bucket_size, Side::right).ids;
+  const std::int64_t longest = *std::max_element(lengths.begin(), lengths.end()), bucket = model_.config().bucket_size;
+  const Tensor ids = pad(Var(from_sequences(texts).ids), 1, 0, (bucket - longest % bucket) % bucket).value;
   const std::int64_t count = ids.shape()[0], length = ids.shape()[1];
   const NewTokens tokens{indices({rows.begin(), rows.end()}), Tensor::zeros({count}, DType::i32), indices(lengths)};
   Tensor result = logits(ids, positions_.slice(0, length), tokens);

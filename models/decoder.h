@@ -11,9 +11,11 @@ namespace sinkhorn {
 /// outlive the decoder and stay as it is.
 class IncrementalDecoder {
  public:
-  /// Texts of up to `capacity` tokens, rounded up to whole buckets; 0: as many as the model takes. A UsageError unless
-  /// the model is causal and has logits.
-  IncrementalDecoder(const SinkhornTransformerLM& model, std::int64_t rows, std::int64_t capacity = 0);
+  /// Texts of up to `capacity` tokens, rounded up to whole buckets; 0: as many as the model takes. Where the model
+  /// receives a context, it is (rows, S, D) of any length, with its mask; the rows keep it. A UsageError unless the
+  /// model is causal and has logits.
+  IncrementalDecoder(const SinkhornTransformerLM& model, std::int64_t rows, std::int64_t capacity = 0,
+                     const AttentionContext& around = {});
 
   /// Replaces the text of row rows[i] by texts[i], in one full forward. Returns the logits (R, V) that follow them.
   Tensor prefill(std::span<const std::int32_t> rows, const std::vector<std::vector<std::int32_t>>& texts);

@@ -47,7 +47,7 @@ std::int32_t sample(std::span<const double> logits, const Sampling& sampling, do
 std::vector<std::vector<std::int32_t>> generate(const SinkhornTransformerLM& model,
                                                 const std::vector<std::vector<std::int32_t>>& prompts,
                                                 std::int64_t count, const Sampling& sampling, const Rng& rng,
-                                                const OnToken& on_token) {
+                                                const OnToken& on_token, const AttentionContext& around) {
   validate(sampling);
   const ModelConfig& config = model.config();
   if (!config.causal || config.return_embeddings) fail<UsageError>("generate: needs a causal model with logits");
@@ -69,7 +69,7 @@ std::vector<std::vector<std::int32_t>> generate(const SinkhornTransformerLM& mod
   }
   if (seen.empty() || count <= 0) return made;
 
-  IncrementalDecoder decoder(model, std::int64_t(seen.size()), needed + std::min(count, longest - needed));
+  IncrementalDecoder decoder(model, std::int64_t(seen.size()), needed + std::min(count, longest - needed), around);
   std::vector<std::vector<double>> logits(seen.size());  // what follows each row, while it is not finished
   const auto keep = [&](const std::vector<std::int32_t>& rows, const Tensor& batch) {
     for (std::size_t r = 0; r < rows.size(); ++r)

@@ -1,159 +1,132 @@
 #include "nn/attention.h"
 
-#include <cmath>
+#include <algorithm>
+
+#include "nn/composed_attention.h"
 
 namespace sinkhorn {
+namespace {
 
-SinkhornSelfAttention::SinkhornSelfAttention(const AttentionOptions& options, Initializer& init)
+std::optional<Linear> key_value_projection(const AttentionOptions& o, Initializer& init) {
+  if (o.cross && !o.project_context) return std::nullopt;
+  return Linear(o.dim, 2 * o.heads * o.width, false, init);
+}
+
+void require_whole(std::int64_t length, std::int64_t bucket, const char* what, const char* option) {
+  if (length % bucket != 0)
+    fail("attention: the ", what, " ", length, " is not a multiple of ", option, " ", bucket, "; pad to ",
+         (length / bucket + 1) * bucket);
+}
+
+}  // namespace
+
+SinkhornAttention::SinkhornAttention(const AttentionOptions& options, Initializer& init)
     : options(options),
       to_q(options.dim, options.heads * options.width, false, init),
-      to_kv(options.dim, 2 * options.heads * options.width, false, init),
-      to_out(options.heads * options.width, options.dim, true, init),
-      null_keys(init.normal({options.heads - options.local, 1, options.width})),
-      null_values(init.normal({options.heads - options.local, 1, options.width})) {
-  if (options.simple_sort_net)
-    sort_net =
-        CausalSortNet::simple(options.heads - options.local, options.width, options.max_buckets, options.n_top, init);
+      to_kv(key_value_projection(options, init)),
+      to_out(options.heads * options.width, options.dim, true, init) {
+  const std::int64_t sorting = options.heads - options.local;
+  if (is_causal()) {
+    null_keys = init.normal({sorting, 1, options.width});
+    null_values = init.normal({sorting, 1, options.width});
+  }
+  if (!options.simple_sort_net) return;
+  if (is_causal())
+    causal_sort_net = CausalSortNet::simple(sorting, options.width, options.max_buckets, options.n_top, init);
+  else
+    sort_net = SortNet::simple(sorting, options.width, options.max_buckets, init);
 }
 
-SinkhornSelfAttention::Projected SinkhornSelfAttention::project(const Scope& scope, const Var& x) const {
-  const std::int64_t batch = x.shape()[0], length = x.shape()[1];
-  return {reshape(to_q(scope, x), {batch, length, options.heads, options.width}),
-          reshape(to_kv(scope, x), {batch, length, 2, options.heads, options.width})};
-}
-
-Var SinkhornSelfAttention::attend(const Scope& scope, const Projected& in, const Tensor& mask) const {
+void SinkhornAttention::check(const AttentionContext& around, std::int64_t batch) const {
   const AttentionOptions& o = options;
-  const std::int64_t length = in.q.shape()[1];
-  if (length % o.bucket != 0)
-    fail("attention: the length ", length, " is not a multiple of bucket_size ", o.bucket, "; pad to ",
-         (length / o.bucket + 1) * o.bucket);
-  const Routing routing = sort_net(scope, in.q, in.kv, o.bucket, o.local, o.n_top, o.temperature, mask);
-  const Scope noise = scope.split(0);
-  const auto compute = o.composed ? composed_attention : bucketed_attention;
-  return compute(in.q, in.kv, routing, scope.leaf(null_keys), scope.leaf(null_values), o.bucket, o.local, mask,
-                 scope.active(o.dropout), noise.rng);
+  if (!o.cross) return;
+  const Shape c = around.context.shape();
+  if (!around.context.value) fail("attention: a cross-attention layer needs a context (B, S, ", o.dim, ")");
+  if (c.rank() != 3 || c[0] != batch || c[2] != o.dim)
+    fail("attention: expected a context (", batch, ", S, ", o.dim, "), got ", c);
+  require_whole(c[1], o.key_bucket, "context length", "context_bucket_size");
 }
 
-Var SinkhornSelfAttention::merge(const Scope& scope, const Var& heads) const {
+// (B, T, D) -> (B, T, H, d)
+Var SinkhornAttention::queries(const Scope& scope, const Var& x) const {
+  return reshape(to_q(scope, x), {x.shape()[0], x.shape()[1], options.heads, options.width});
+}
+
+// (B, S, D) -> (B, S, 2, H, d)
+Var SinkhornAttention::keys_and_values(const Scope& scope, const Var& source) const {
+  const Var kv = to_kv ? (*to_kv)(scope, source) : concat({source, source}, -1);
+  return reshape(kv, {source.shape()[0], source.shape()[1], 2, options.heads, options.width});
+}
+
+// Attention of all heads: q (B, T, H, d), kv (B, S, 2, H, d) -> (B, T, H, d)
+Var SinkhornAttention::heads(const Scope& scope, const Var& q, const Var& kv, const AttentionMasks& masks) const {
+  const AttentionOptions& o = options;
+  const AttentionPattern seen = pattern();
+  const AttentionDropout dropout{scope.active(o.dropout), scope.split(0).rng};
+  const auto attend = o.composed ? composed_attention : bucketed_attention;
+  if (seen.causal) {
+    const Routing routing = causal_sort_net(scope, q, kv, o.bucket, o.local, o.n_top, o.temperature, masks.queries);
+    return attend(q, kv, routing, {scope.leaf(null_keys), scope.leaf(null_values)}, seen, masks, dropout);
+  }
+  const SortOptions sort{seen, o.n_top, o.sortcut, o.temperature, o.sinkhorn_iterations, o.causal};
+  if (o.by_top_k || o.causal || o.local == o.heads)
+    return attend(q, kv, sort_net.route(scope, q, kv, sort, masks), {}, seen, masks, dropout);
+  return blended_attention(q, kv, sort_net.sorting_matrix(scope, q, kv, sort, masks), o.sortcut > 0, seen, masks,
+                           dropout);
+}
+
+// (B, T, H, d) -> (B, T, D)
+Var SinkhornAttention::merge(const Scope& scope, const Var& heads) const {
   const Shape s = heads.shape();
   const Var out = to_out(scope, reshape(heads, {s[0], s[1], s[2] * s[3]}));
   return scope.split(1).dropout(out, options.output_dropout);
 }
 
-Var SinkhornSelfAttention::operator()(const Scope& scope, const Var& x, const Tensor& mask) const {
-  return merge(scope, attend(scope, project(scope, x), mask));
-}
-
-Var SinkhornSelfAttention::operator()(const Scope& scope, const Var& x, const AttentionCache& cache,
-                                      const NewTokens& tokens) const {
-  const Projected in = project(scope, x);
-  cache.remember(tokens, in.q.value, in.kv.value, sort_net.linear.value);
-  if (x.shape()[1] > 1) return merge(scope, attend(scope, in, {}));
-  const Shape s = in.q.shape();
-  const Tensor heads = cache.attend(tokens, in.q.value.reshape({s[0], s[2], s[3]}), null_keys.value, null_values.value);
-  return merge(scope, heads.reshape(s));
-}
-
-AttentionCache SinkhornSelfAttention::cache(std::int64_t rows, std::int64_t capacity) const {
+Var SinkhornAttention::operator()(const Scope& scope, const Var& x, const AttentionContext& around) const {
   const AttentionOptions& o = options;
-  return {{rows, capacity, o.heads, o.local, o.width, o.bucket, o.n_top},
-          o.temperature,
-          to_q.weight.value.dtype(),
-          to_q.weight.value.device()};
+  require_whole(x.shape()[1], o.bucket, "length", "bucket_size");
+  if (!o.cross) require_whole(x.shape()[1], o.key_bucket, "length", "kv_bucket_size");
+  check(around, x.shape()[0]);
+  const AttentionMasks masks{around.mask, o.cross ? around.context_mask : around.mask};
+  const Var kv = keys_and_values(scope, o.cross ? around.context : x);
+  return merge(scope, heads(scope, queries(scope, x), kv, masks));
 }
 
-namespace {
-
-// softmax(q k' / sqrt(d)) v within buckets: q (G, N, b, d), k and v (G, N, J, d), allowed (G, N, b, J).
-Var attend(const Var& q, const Var& k, const Var& v, const Tensor& allowed, double dropout_rate, const Rng& rng) {
-  const Var scores = scale(matmul(q, k, false, true), 1 / std::sqrt(double(q.shape()[3])));
-  Var probabilities = softmax(scores, allowed);
-  if (dropout_rate > 0) probabilities = dropout(probabilities, dropout_rate, rng);
-  return matmul(probabilities, v);
-}
-
-// Fills a bool tensor (G, N, b, J) from a rule of (group, bucket, row, column).
-template <class Rule>
-Tensor allowed_where(Shape shape, Rule rule) {
-  Tensor allowed(shape, DType::boolean);
-  bool* out = allowed.data<bool>();
-  for (std::int64_t g = 0; g < shape[0]; ++g)
-    for (std::int64_t u = 0; u < shape[1]; ++u)
-      for (std::int64_t i = 0; i < shape[2]; ++i)
-        for (std::int64_t j = 0; j < shape[3]; ++j) *out++ = rule(g, u, i, j);
-  return allowed;
-}
-
-}  // namespace
-
-Var composed_attention(const Var& q, const Var& kv, const Routing& routing, const Var& null_keys,
-                       const Var& null_values, std::int64_t bucket, std::int64_t local, const Tensor& mask,
-                       double dropout_rate, Rng rng) {
-  const Shape s = q.shape();  // (B, T, H, d)
-  const std::int64_t batch = s[0], length = s[1], heads = s[2], width = s[3], buckets = length / bucket;
-  const std::int64_t sorting = heads - local, unrotated = sorting / 2, n_top = routing.picks.shape()[3];
-  auto is_real = [&](std::int64_t sequence, std::int64_t position) {
-    return !mask || mask.data<bool>()[sequence * length + position];
-  };
-
-  // (B, T, H, d) -> (B, H, T, d)
-  auto by_head = [](const Var& x) { return permute(x, {0, 2, 1, 3}); };
-  auto part = [&](std::int64_t i) { return by_head(reshape(slice(kv, 2, i, i + 1), s)); };
-  const Var q_heads = by_head(q), k_heads = part(0), v_heads = part(1);
-  std::vector<Var> outputs;
-
-  if (local > 0) {  // own window and the one before it
-    const Shape windows{batch * local, buckets, bucket, width};
-    auto group = [&](const Var& x) { return reshape(slice(x, 1, 0, local), windows); };
-    auto with_previous = [&](const Var& x) {
-      const Var rows = group(x);
-      return concat({slice(pad(rows, 1, 1, 0), 1, 0, buckets), rows}, 2);
-    };
-    const Tensor allowed =
-        allowed_where({batch * local, buckets, bucket, 2 * bucket}, [&](auto g, auto u, auto i, auto j) {
-          const std::int64_t query = u * bucket + i, key = (u - 1) * bucket + j;
-          return key >= 0 && key <= query && is_real(g / local, query) && is_real(g / local, key);
-        });
-    const Var y =
-        attend(group(q_heads), with_previous(k_heads), with_previous(v_heads), allowed, dropout_rate, rng.split(0));
-    outputs.push_back(reshape(y, {batch, local, length, width}));
+Var SinkhornAttention::operator()(const Scope& scope, const Var& x, const LayerCache& cache,
+                                  const NewTokens& tokens) const {
+  const Var q = queries(scope, x);
+  const Shape s = q.shape();
+  const Tensor newest = q.value.reshape({s[0] * s[1], s[2], s[3]});
+  if (const auto* past = std::get_if<AttentionCache>(&cache)) {
+    const Var kv = keys_and_values(scope, x);
+    past->remember(tokens, q.value, kv.value, causal_sort_net.linear.value);
+    if (s[1] > 1) return merge(scope, heads(scope, q, kv, {}));
+    return merge(scope, past->attend(tokens, newest, null_keys.value, null_values.value).reshape(s));
   }
-  if (sorting > 0) {
-    const std::int64_t groups = batch * sorting;
-    auto rotated = [&](const Var& x, std::int64_t shift) {  // the second half of the heads, along time
-      return concat({slice(x, 1, 0, unrotated), rotate(slice(x, 1, unrotated, sorting), 2, shift)}, 1);
-    };
-    auto group = [&](const Var& x) {
-      return reshape(rotated(slice(x, 1, local, heads), bucket - 1), {groups, buckets, bucket, width});
-    };
-    const Var weights = reshape(routing.weights, {groups, buckets, n_top});
-    const Tensor picks = routing.picks.reshape({groups, buckets, n_top});
-    auto sorted_and_own = [&](const Var& x, const Var& null) {  // n null blocks, chosen blocks, then the own bucket
-      const Var rows = group(x);
-      const Var nulls = broadcast_to(reshape(null, {1, sorting, 1, 1, width}), {batch, sorting, n_top, bucket, width});
-      const Var source = concat({reshape(nulls, {groups, n_top, bucket, width}), rows}, 1);
-      return concat({gather_buckets(source, weights, picks), rows}, 2);
-    };
-    const Shape scores{groups, buckets, bucket, (n_top + 1) * bucket};
-    const Tensor allowed = allowed_where(scores, [&](auto g, auto u, auto i, auto j) {
-      const bool is_rotated = g % sorting >= unrotated;
-      auto slot_is_real = [&](std::int64_t slot) {
-        return is_real(g / sorting, (slot + (is_rotated ? bucket - 1 : 0)) % length);
-      };
-      if (!slot_is_real(u * bucket + i)) return false;
-      // Slots 1 .. b-1 of a rotated head's last bucket hold the tokens 0 .. b-2.
-      const bool wrapped = is_rotated && u == buckets - 1 && i > 0;
-      const std::int64_t own = j - n_top * bucket;
-      if (own >= 0) return own <= i && !(wrapped && own == 0) && slot_is_real(u * bucket + own);
-      const std::int64_t pick = picks.data<std::int32_t>()[(g * buckets + u) * n_top + j / bucket];
-      return pick >= 0 && !wrapped && (pick < n_top || slot_is_real((pick - n_top) * bucket + j % bucket));
-    });
-    const Var y = attend(group(q_heads), sorted_and_own(k_heads, null_keys), sorted_and_own(v_heads, null_values),
-                         allowed, dropout_rate, rng.split(1));
-    outputs.push_back(rotated(reshape(y, {batch, sorting, length, width}), -(bucket - 1)));
-  }
-  return permute(concat(outputs, 1), {0, 2, 1, 3});
+  const auto& context = std::get<CrossAttentionCache>(cache);
+  context.remember(tokens, q.value);
+  if (s[1] > 1) return merge(scope, heads(scope, q, context.kv(tokens), {{}, context.mask(tokens)}));
+  return merge(scope, context.attend(tokens, newest).reshape(s));
+}
+
+LayerCache SinkhornAttention::cache(std::int64_t rows, std::int64_t capacity, const AttentionContext& around) const {
+  const AttentionOptions& o = options;
+  if (!o.cross)
+    return AttentionCache({rows, capacity, o.heads, o.local, o.width, o.bucket, o.n_top}, o.temperature,
+                          to_q.weight.value.dtype(), to_q.weight.value.device());
+  check(around, rows);
+  const std::int64_t length = around.context.shape()[1];
+  const bool shared = o.sortcut > 0;
+  const CrossCacheShape shape{rows,
+                              length,
+                              o.heads,
+                              o.width,
+                              o.bucket,
+                              o.key_bucket,
+                              std::min(shared ? o.sortcut : o.n_top, length / o.key_bucket),
+                              shared};
+  return CrossAttentionCache(shape, o.temperature, keys_and_values(Scope{}, around.context.value).value,
+                             around.context_mask);
 }
 
 }  // namespace sinkhorn

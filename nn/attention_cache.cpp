@@ -1,14 +1,6 @@
 #include "nn/attention_cache.h"
 
 namespace sinkhorn {
-namespace {
-
-kernels::Placement placement(const NewTokens& tokens, std::int64_t length) {
-  return {tokens.rows.count(), length, tokens.rows.data<std::int32_t>(), tokens.begin.data<std::int32_t>(),
-          tokens.lengths.data<std::int32_t>()};
-}
-
-}  // namespace
 
 AttentionCache::AttentionCache(const CacheShape& s, double temperature, DType dtype, Device device)
     : shape_(s), temperature_(temperature) {
@@ -47,7 +39,7 @@ void AttentionCache::remember(const NewTokens& tokens, const Tensor& q, const Te
   if (table && columns < s.n_top + s.buckets() - 1)
     fail("attention cache: ", s.buckets(), " buckets exceed the table ", table.shape(), " of the simple sort net");
   dispatch(q, [&]<class T>(auto space) {
-    kernels::CachedAttention<T>::remember(space, memory<T>(), placement(tokens, length), q.data<T>(), kv.data<T>(),
+    kernels::CachedAttention<T>::remember(space, memory<T>(), tokens.placed(length), q.data<T>(), kv.data<T>(),
                                           table ? table.data<T>() : nullptr, columns);
   });
 }
@@ -59,7 +51,7 @@ Tensor AttentionCache::attend(const NewTokens& tokens, const Tensor& q, const Te
     fail("attention cache: expected q (R, H, d) = ", Shape{tokens.rows.count(), s.heads, s.width}, ", got ", q.shape());
   Tensor y = q.like();
   dispatch(q, [&]<class T>(auto space) {
-    kernels::CachedAttention<T>::attend(space, memory<T>(), placement(tokens, 1), q.data<T>(), null_keys.data<T>(),
+    kernels::CachedAttention<T>::attend(space, memory<T>(), tokens.placed(1), q.data<T>(), null_keys.data<T>(),
                                         null_values.data<T>(), y.data<T>());
   });
   return y;

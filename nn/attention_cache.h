@@ -9,6 +9,10 @@ namespace sinkhorn {
 /// by lengths[r] <= T tokens; the rest is padding. i32 (R) each; the rows are distinct.
 struct NewTokens {
   Tensor rows, begin, lengths;
+
+  kernels::Placement placed(std::int64_t length) const {
+    return {rows.count(), length, rows.data<std::int32_t>(), begin.data<std::int32_t>(), lengths.data<std::int32_t>()};
+  }
 };
 
 /// Keys, values, running sums, summaries of finished buckets, and the routing of the bucket in progress. Of fixed size:

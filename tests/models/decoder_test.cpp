@@ -12,19 +12,45 @@ namespace {
 
 using Tokens = std::vector<std::int32_t>;
 
+enum class Reads { nothing, context };
+
+/// A causal decoder's options for its context.
+ModelConfig with_context(ModelConfig c, Dice& dice) {
+  c.receives_context = true;
+  c.context_bucket_size = dice.between(1, 4);
+  c.context_n_sortcut = dice.chance(0.4) ? dice.between(1, 3) : 0;
+  c.context_kv_projection = c.heads * c.head_width() != c.dim || dice.chance(0.7);
+  return c;
+}
+
 /// A random model and texts that fill it, with the logits (T, V) of a full forward over each.
 struct Texts {
-  Texts(std::uint64_t seed, DType dtype, int rows) : dice(seed), config(random_config(dice)) {
+  Texts(std::uint64_t seed, DType dtype, int rows, Reads reads = Reads::nothing)
+      : dice(seed), config(random_config(dice)) {
+    if (reads == Reads::context) {
+      config = with_context(config, dice);
+      const std::int64_t length = dice.between(1, 12);
+      around.context = uniform(Rng(seed).split(7), {rows, length, config.dim}, -1, 1, dtype);
+      around.context_mask = random_mask(dice, Padding(dice.upto(3)), rows, length);
+    }
     model = random_model(config, seed, dtype);
     const auto exact = twin();
     for (int row = 0; row < rows; ++row) {
       const Tensor ids = random_ids(seed * 100 + std::uint64_t(row), 1, config.max_length(), config.num_tokens);
       const std::span<std::int32_t> span = ids.span<std::int32_t>();
       texts.emplace_back(span.begin(), span.end());
-      full.push_back((*model)(Scope{}, ids).value.reshape({-1, config.num_tokens}));
-      const Tensor true_logits = (*exact)(Scope{}, ids).value.reshape({-1, config.num_tokens});
-      rounding.push_back(relative_error(full.back().to(DType::f64), true_logits));
+      const auto logits = [&](const SinkhornTransformerLM& m, DType as) {
+        return padded(m, Scope{}, ids, around_row(row, as)).value.reshape({-1, config.num_tokens});
+      };
+      full.push_back(logits(*model, dtype));
+      rounding.push_back(relative_error(full.back().to(DType::f64), logits(*exact, DType::f64)));
     }
+  }
+  /// The context of one row.
+  AttentionContext around_row(std::int64_t row, DType as) const {
+    if (!around.context.value) return {};
+    const Tensor& mask = around.context_mask;
+    return {{}, around.context.value.slice(row, row + 1).to(as), mask ? mask.slice(row, row + 1) : Tensor()};
   }
   /// The same model in f64.
   std::unique_ptr<SinkhornTransformerLM> twin() const {
@@ -55,15 +81,21 @@ struct Texts {
   std::unique_ptr<SinkhornTransformerLM> model;
   std::vector<Tokens> texts;
   Tensors full;
+  AttentionContext around;       // of all rows
   std::vector<double> rounding;  // how far `full` is from the logits in f64
 };
 
-class DecodedLogits : public ::testing::TestWithParam<DType> {};
+class DecodedLogits : public ::testing::TestWithParam<std::tuple<DType, Reads>> {
+ protected:
+  Texts texts(int seed, int rows) const {
+    return {std::uint64_t(seed), std::get<0>(GetParam()), rows, std::get<1>(GetParam())};
+  }
+};
 
 TEST_P(DecodedLogits, FromTheFirstTokenOn) {
   for (int seed = 0; seed < configurations(150, 1500); ++seed) {
-    const Texts t(std::uint64_t(seed), GetParam(), 1);
-    IncrementalDecoder decoder(*t.model, 1);
+    const Texts t = texts(seed, 1);
+    IncrementalDecoder decoder(*t.model, 1, 0, t.around);
     for (std::int64_t p = 0; p < t.config.max_length(); ++p) {
       const Tensor logits = decoder.step(Tokens{0}, Tokens{t.texts[0][std::size_t(p)]});
       ASSERT_LE(t.error(logits, 0, p), t.tolerance(0))
@@ -74,9 +106,9 @@ TEST_P(DecodedLogits, FromTheFirstTokenOn) {
 
 TEST_P(DecodedLogits, AfterPromptsOfUnequalLength) {
   for (int seed = 0; seed < configurations(100, 1000); ++seed) {
-    Texts t(std::uint64_t(seed), GetParam(), 3);
+    Texts t = texts(seed, 3);
     const std::int64_t longest = t.config.max_length();
-    IncrementalDecoder decoder(*t.model, 3);
+    IncrementalDecoder decoder(*t.model, 3, 0, t.around);
     const Tokens rows{2, 0, 1};  // the order of a batch is its own
     std::vector<Tokens> prompts;
     for (const std::int32_t row : rows) prompts.push_back(t.prefix(std::size_t(row), t.dice.between(1, longest)));
@@ -97,11 +129,15 @@ TEST_P(DecodedLogits, AfterPromptsOfUnequalLength) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(InDtype, DecodedLogits, ::testing::Values(DType::f64, DType::f32), [](const auto& info) {
-  std::ostringstream name;
-  name << info.param;
-  return name.str();
-});
+INSTANTIATE_TEST_SUITE_P(Of, DecodedLogits,
+                         ::testing::Combine(::testing::Values(DType::f64, DType::f32),
+                                            ::testing::Values(Reads::nothing, Reads::context)),
+                         [](const auto& info) {
+                           std::ostringstream name;
+                           name << std::get<0>(info.param)
+                                << (std::get<1>(info.param) == Reads::context ? "WithContext" : "");
+                           return name.str();
+                         });
 
 // In bf16 the roundings of a token's own products and of a whole matrix differ, and may tip a choice of buckets;
 // without sorting heads only the last digits differ.
@@ -123,9 +159,9 @@ TEST(DecodingInBf16, LocalHeads) {
 
 TEST(Decoding, ARowThatBeginsAnewIsAsNew) {
   for (int seed = 0; seed < 20; ++seed) {
-    const Texts t(std::uint64_t(seed), DType::f32, 1);
+    const Texts t(std::uint64_t(seed), DType::f32, 1, seed % 2 ? Reads::context : Reads::nothing);
     const std::int64_t longest = t.config.max_length();
-    IncrementalDecoder used(*t.model, 1), fresh(*t.model, 1);
+    IncrementalDecoder used(*t.model, 1, 0, t.around), fresh(*t.model, 1, 0, t.around);
     used.prefill(Tokens{0}, {t.texts[0]});
     const Tokens text(t.texts[0].begin() + std::ptrdiff_t(longest / 2), t.texts[0].end());
     EXPECT_TRUE(equal_bits(used.prefill(Tokens{0}, {text}), fresh.prefill(Tokens{0}, {text})));
@@ -177,6 +213,9 @@ TEST(Decoding, RefusesWhatDoesNotFit) {
   decoder.prefill(Tokens{0}, {t.texts[0]});
   EXPECT_THROW(decoder.step(Tokens{0}, Tokens{1}), Error);  // full
   EXPECT_THROW(IncrementalDecoder(*t.model, 1, longest + 1), Error);
+  const Texts reader(1, DType::f64, 1, Reads::context);
+  EXPECT_THROW(IncrementalDecoder(*reader.model, 1), Error);                    // no context
+  EXPECT_THROW(IncrementalDecoder(*reader.model, 2, 0, reader.around), Error);  // of one row
   ModelConfig features = t.config;
   features.return_embeddings = true;
   EXPECT_THROW(IncrementalDecoder(*random_model(features, 1, DType::f64), 1), UsageError);
