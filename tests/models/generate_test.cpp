@@ -7,6 +7,7 @@
 #include <map>
 
 #include "autograd/pool.h"
+#include "models/encoder_decoder.h"
 #include "tests/models/random_model.h"
 
 namespace sinkhorn {
@@ -123,15 +124,19 @@ TEST_F(Generate, DropsTheOldestHalfInWholeBucketsWhenFull) {
 // The same by definition: a full forward over what each row still sees, for every token.
 std::vector<std::vector<std::int32_t>> by_full_forwards(const SinkhornTransformerLM& model,
                                                         const std::vector<std::vector<std::int32_t>>& prompts,
-                                                        std::int64_t count, const Sampling& sampling, const Rng& rng) {
+                                                        std::int64_t count, const Sampling& sampling, const Rng& rng,
+                                                        const AttentionContext& around = {}) {
   const std::int64_t longest = model.config().max_length(), bucket = model.config().bucket_size;
   std::vector<std::vector<std::int32_t>> made(prompts.size());
   for (std::size_t i = 0; i < prompts.size(); ++i) {
     std::vector<std::int32_t> seen = prompts[i];
+    AttentionContext its_own;
+    const auto row_of = [&](const Tensor& x) { return x.slice(std::int64_t(i), std::int64_t(i) + 1); };
+    if (around.context.value) its_own = {{}, row_of(around.context.value), row_of(around.context_mask)};
     for (std::int64_t step = 0; step < count; ++step) {
       while (std::int64_t(seen.size()) > longest)
         seen.erase(seen.begin(), seen.begin() + std::max<std::int64_t>(longest / bucket / 2, 1) * bucket);
-      const Tensor logits = padded(model, Scope{}, from_sequences({seen}).ids).value;
+      const Tensor logits = padded(model, Scope{}, from_sequences({seen}).ids, its_own).value;
       const std::int64_t last = std::int64_t(seen.size()) - 1;
       const std::vector<double> row = logits.reshape(Shape{-1, logits.shape()[2]}).slice(last, last + 1).to_vector();
       seen.push_back(sample(row, sampling, rng.split(std::uint32_t(i)).bits().uniform<double>(std::uint64_t(step))));
@@ -158,6 +163,30 @@ TEST(GenerateEverything, DrawsWhatFullForwardsDraw) {
     EXPECT_EQ(generate(*model, prompts, count, sampling, Rng(std::uint64_t(seed))),
               by_full_forwards(*model, prompts, count, sampling, Rng(std::uint64_t(seed))))
         << "seed " << seed << " " << testing::describe(config);
+  }
+}
+
+TEST(GenerateEverything, AnswersASourceAsFullForwardsDo) {
+  for (int seed = 0; seed < testing::configurations(20, 200); ++seed) {
+    testing::Dice dice{std::uint64_t(seed)};
+    EncoderDecoderConfig config{testing::random_config(dice), testing::random_config(dice)};
+    config.encoder.causal = config.encoder.use_simple_sort_net = false;
+    config.encoder.return_embeddings = true;
+    config.encoder.emb_dim.reset();
+    config.encoder.dim = config.decoder.dim;
+    config.encoder.dim_head = 3;
+    config.decoder.receives_context = true;
+    config.decoder.context_bucket_size = dice.between(1, 4);
+    const EncoderDecoder model(config, Rng(std::uint64_t(seed)), DType::f64);
+    std::vector<std::vector<std::int32_t>> sources(3), starts{{1}, {2, 3}, {4}};
+    for (auto& source : sources) source.resize(std::size_t(dice.between(1, config.encoder.max_length())), 5);
+    const MaskedIds source = from_sequences(sources);
+    const std::int64_t count = config.decoder.max_length() * 3 / 2;
+    const Sampling sampling{.temperature = 0.8, .end_token = 6};
+    EXPECT_EQ(generate(model, sources, starts, count, sampling, Rng(3)),
+              by_full_forwards(model.decoder(), starts, count, sampling, Rng(3),
+                               {{}, model.encode(Scope{}, source), source.mask}))
+        << "seed " << seed << " " << testing::describe(config.decoder);
   }
 }
 
