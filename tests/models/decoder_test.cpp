@@ -32,6 +32,7 @@ struct Texts {
       const std::int64_t length = dice.between(1, 12);
       around.context = uniform(Rng(seed).split(7), {rows, length, config.dim}, -1, 1, dtype);
       around.context_mask = random_mask(dice, Padding(dice.upto(3)), rows, length);
+      if (around.context_mask && dice.chance(0.2)) std::fill_n(around.context_mask.data<bool>(), length, false);
     }
     model = random_model(config, seed, dtype);
     const auto exact = twin();
