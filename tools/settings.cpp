@@ -62,6 +62,8 @@ Fields fields(TrainConfig& c) {
       {"seq_len", &c.seq_len, at_least(1), "tokens in a sequence"},
       {"learning_rate", &c.learning_rate, above_to(0, 10), "highest learning rate"},
       {"min_learning_rate", &c.min_learning_rate, between(0, 10), "learning rate at the last step"},
+      {"pkm_learning_rate", &c.pkm_learning_rate, above_to(0, 10),
+       "highest learning rate of product-key memory values; falls as learning_rate does"},
       {"warmup_steps", &c.warmup_steps, at_least(0), "steps of linear warm-up; a cosine follows"},
       {"beta1", &c.beta1, from_below(0, 1), "AdamW: decay of the mean gradient"},
       {"beta2", &c.beta2, from_below(0, 1), "AdamW: decay of the mean square"},

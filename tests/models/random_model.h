@@ -45,6 +45,13 @@ inline ModelConfig random_config(Dice& dice) {
   c.weight_tie = dice.chance(0.3);
   if (dice.chance(0.3)) c.emb_dim = dice.between(3, 9);
   if (dice.chance(0.3)) c.temperature = 0.3;
+  if (dice.chance(0.3)) {
+    c.pkm_layers = {dice.between(1, c.depth)};
+    c.pkm_num_keys = dice.between(1, 5);
+    c.pkm_heads = dice.between(1, 3);
+    c.pkm_topk = dice.between(1, 6);
+    c.pkm_dim_head = dice.between(1, 6);
+  }
   return c;
 }
 
