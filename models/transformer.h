@@ -31,6 +31,9 @@ struct TransformerBlock {
   Sublayer<FeedForwardOrMemory> feed_forward;
 };
 
+/// What the stack remembers of sequences that grow: one cache a block.
+using StackCache = std::vector<LayerCache>;
+
 /// (B, T, D) -> (B, T, D). T must be a multiple of the bucket sizes (fixed_length() where the config has one). Masks
 /// are bool (B, T) and (B, S), true = real, none = all real; the context is (B, S, D). With `emb_dim` other than `dim`
 /// the stack stands between two linear layers and takes (B, T, E). Sequential: x + f(x), then x + g(x), block by block.
@@ -41,6 +44,10 @@ class SinkhornTransformer {
   SinkhornTransformer(const SinkhornTransformer&) = delete;
 
   Var operator()(const Scope& scope, const Var& x, const AttentionContext& around = {}) const;
+
+  /// Inference on new tokens of cached sequences, (R, T, E): T = 1, or sequences from their beginning (nn/attention.h).
+  Var operator()(const Var& x, const StackCache& cache, const NewTokens& tokens) const;
+  StackCache cache(std::int64_t rows, std::int64_t capacity, const AttentionContext& around) const;
 
   /// Names are the published package's.
   template <class See>

@@ -78,7 +78,7 @@ int generate_text(const GenerateOptions& options, std::ostream& out) {
   const Sampling sampling{.temperature = options.temperature, .top_k = options.top_k, .top_p = options.top_p};
   for (std::int64_t sample = 0; sample < options.samples && out && !interrupted(); ++sample) {
     if (options.samples > 1) out << "--- sample " << sample + 1 << "\n";
-    out << prompt;
+    out << prompt << std::flush;
     stream_continuation(*trained.model, tokenizer, tokens, options.length, sampling,
                         Rng(std::uint64_t(options.seed)).split(std::uint32_t(sample)), out);
   }
