@@ -7,6 +7,7 @@
 #include "build_info.h"
 #include "models/run_folder.h"
 #include "models/weights.h"
+#include "tools/task.h"
 
 namespace sinkhorn {
 namespace {
@@ -82,6 +83,8 @@ RunRecord read_record(const safetensors::File& file) {
   r.tokenizer = Tokenizer::from_json(entry(file, "tokenizer"), where("tokenizer"));
   if (r.tokenizer.size() != r.model.num_tokens)
     fail<DataError>(file.path, ": its tokenizer has ", r.tokenizer.size(), " tokens, its model ", r.model.num_tokens);
+  if (r.train.has_task() && r.tokenizer != Task(r.train.task, r.train.task_symbols).tokenizer())
+    fail<DataError>(file.path, ": its tokenizer is not that of its task ", r.train.task);
   const auto step = nlohmann::json::parse(entry(file, "step"), nullptr, false);
   const auto data = nlohmann::json::parse(entry(file, "data"), nullptr, false);
   const auto best = nlohmann::json::parse(entry(file, "best"), nullptr, false);

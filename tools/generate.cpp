@@ -10,10 +10,25 @@
 #include "tools/device.h"
 #include "tools/interrupt.h"
 #include "tools/read_file.h"
+#include "tools/task.h"
 #include "tools/utf8.h"
 
 namespace sinkhorn {
 namespace {
+
+/// Source and separator, from what a user typed.
+std::vector<std::int32_t> task_prompt(const TrainedModel& trained, std::string text) {
+  while (!text.empty() && (text.back() == '\n' || text.back() == '\r')) text.pop_back();  // of a file or a pipe
+  const Task task(trained.record.train.task, trained.record.train.task_symbols);
+  std::vector<std::int32_t> tokens = task.parse_source(text, "prompt");
+  const std::int64_t needed = std::int64_t(tokens.size() + 1 + task.answer(tokens, "prompt").size()),
+                     most = trained.model->config().max_length();
+  if (needed > most)
+    fail<DataError>("prompt: ", tokens.size(), " symbols with their answer take ", needed, " positions, but the model has ",
+                    most, "; give a shorter one");
+  tokens.push_back(Task::separator);
+  return tokens;
+}
 
 std::string without_controls(std::string text) {
   std::replace_if(
@@ -72,13 +87,21 @@ int generate_text(const GenerateOptions& options, std::ostream& out) {
       options.prompt_file.empty() ? options.prompt : read_file(options.prompt_file, "--prompt-file");
   const TrainedModel trained = load_trained_model(options.checkpoint);
   const Tokenizer& tokenizer = trained.record.tokenizer;
-  const std::vector<std::int32_t> tokens = prompt_tokens(tokenizer, prompt, "prompt");
+  Sampling sampling{.temperature = options.temperature, .top_k = options.top_k, .top_p = options.top_p};
+  std::vector<std::int32_t> tokens;
+  std::string shown = prompt;
+  if (trained.record.train.has_task()) {
+    tokens = task_prompt(trained, prompt);
+    shown = tokenizer.decode(tokens);
+    sampling.end_token = Task::end;
+  } else {
+    tokens = prompt_tokens(tokenizer, prompt, "prompt");
+  }
 
   const InterruptGuard guard;
-  const Sampling sampling{.temperature = options.temperature, .top_k = options.top_k, .top_p = options.top_p};
   for (std::int64_t sample = 0; sample < options.samples && out && !interrupted(); ++sample) {
     if (options.samples > 1) out << "--- sample " << sample + 1 << "\n";
-    out << prompt;
+    out << shown;
     stream_continuation(*trained.model, tokenizer, tokens, options.length, sampling,
                         Rng(std::uint64_t(options.seed)).split(std::uint32_t(sample)), out);
   }

@@ -51,7 +51,7 @@ Trainer::Trainer(const ModelConfig& model, const TrainConfig& train)
 }
 
 Var Trainer::forward(const Scope& scope, const Batch& batch) const {
-  return cross_entropy(model_(scope, batch.inputs), batch.targets, batch.counted).loss;
+  return cross_entropy(model_(scope, batch.inputs, batch.mask), batch.targets, batch.counted).loss;
 }
 
 Scope Trainer::scope_of(std::int64_t micro_step, Tape tape) const {

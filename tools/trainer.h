@@ -10,9 +10,10 @@
 
 namespace sinkhorn {
 
-/// Token ids i32 (B, T), what follows each of them, and, if only some positions count, which (bool).
+/// Token ids i32 (B, T), what follows each of them, and as bool (B, T) which positions count (else all), and which hold
+/// a token and no padding (else all).
 struct Batch {
-  Tensor inputs, targets, counted = {};
+  Tensor inputs, targets, counted = {}, mask = {};
 };
 Batch to_batch(const Windows& windows);
 
