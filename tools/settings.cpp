@@ -55,7 +55,7 @@ Fields fields(TrainConfig& c) {
       {"task", &c.task, one_of(tasks), "synthetic task to learn in place of a text; its preset is the default"},
       {"task_length", &c.task_length, between(1, 1 << 20), "longest example in training; evaluated at twice that, too"},
       {"task_symbols", &c.task_symbols, between(2, Task::most_symbols), "different symbols of the task"},
-      {"task_shift", &c.task_shift, flag, "place training examples anywhere in the longest row, to train all positions"},
+      {"task_shift", &c.task_shift, flag, "start training examples at any bucket of the longest row, so that all positions are trained"},
       {"out", &c.out, text, "folder for logs and checkpoints; default runs/PRESET"},
       {"resume", &c.resume, flag, "continue from the newest checkpoint in the folder"},
       {"override", &c.override_settings, flag, "resume although training options differ from the checkpoint's"},

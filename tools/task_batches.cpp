@@ -5,13 +5,13 @@
 namespace sinkhorn {
 
 PlacedExample task_example(const Task& task, const TaskPlace& place, std::int64_t shortest, std::int64_t longest,
-                           std::int64_t slots, bool shift) {
+                           std::int64_t slots, std::int64_t stride) {
   const Rng stream = Rng(place.seed).split(std::uint32_t(place.stream)).split(std::uint32_t(place.micro_step));
   constexpr int words_of_a_row = 24;  // the logarithm: far more than an example needs
   Draws draws({stream.key(), std::uint32_t(place.step)}, std::uint64_t(place.row) << words_of_a_row);
   const std::int64_t length = shortest + draws.below(longest - shortest + 1);
   const std::int64_t room = slots - task.input_length(length);
-  const std::int64_t offset = shift && room > 0 ? draws.below(room + 1) : 0;
+  const std::int64_t offset = stride > 0 && room > 0 ? draws.below(room / stride + 1) * stride : 0;
   return {task.draw(draws, length), offset};
 }
 

@@ -18,10 +18,10 @@ struct PlacedExample {
   TaskExample example;
   std::int64_t offset = 0;  // slots in front of it
 };
-/// `slots` is the length of the row that the example is to stand in; it stands at its front, or with `shift` at a
-/// uniformly drawn place.
+/// `slots` is the length of the row that the example is to stand in. It stands at its front, or, if `stride` is above 0,
+/// at a uniformly drawn multiple of it.
 PlacedExample task_example(const Task& task, const TaskPlace& place, std::int64_t shortest, std::int64_t longest,
-                           std::int64_t slots, bool shift);
+                           std::int64_t slots, std::int64_t stride);
 
 /// Rows of `slots` tokens. The mask is true where an example stands; the tokens that count are those of target and END.
 /// Throws Error for an example that does not fit.

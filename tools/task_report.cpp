@@ -14,7 +14,7 @@ std::vector<PlacedExample> drawn(const Task& task, std::uint64_t seed, std::int6
   std::vector<PlacedExample> examples;
   for (std::int64_t i = 0; i < count; ++i)
     examples.push_back(task_example(task, {.seed = seed, .stream = TaskStream::evaluation, .step = length, .row = first + i},
-                                    length, length, task.input_length(length), /*shift=*/false));
+                                    length, length, task.input_length(length), /*stride=*/0));
   return examples;
 }
 

@@ -62,7 +62,7 @@ class Run {
     if (settings_.origins["out"].starts_with("preset ")) train.out = fresh_folder(train.out);
     if (holds_run(train.out))
       fail<DataError>("the folder ", train.out, " holds a run: add --resume to go on with it, or choose another --out");
-    data_ = open_training_data(train);
+    data_ = open_training_data(settings_);
     const std::int64_t tokens = data_->tokenizer().size();
     if (settings_.model.num_tokens != 0 && settings_.model.num_tokens != tokens)
       fail<DataError>("num_tokens ", settings_.model.num_tokens, " does not match the vocabulary of ", data_->name(),
@@ -86,7 +86,7 @@ class Run {
     const TrainConfig& train = settings_.train;
     folder_->kept = int(train.keep);
     // A vocabulary of other data is the clearer complaint, so it comes before that the data is another one.
-    data_ = open_training_data(train);
+    data_ = open_training_data(settings_);
     require_same_vocabulary(data_->tokenizer(), record_.tokenizer, file.path);
     if (data_->fingerprint() != record_.data_fingerprint)
       fail<DataError>("data: ", data_->name(), " is not the text this run was trained on (", data_->fingerprint(), " here, ",
@@ -202,7 +202,6 @@ class Run {
                    .bits_per_character = data_->bits_per_character(result.loss),
                    .val_loss = {},
                    .val_bits_per_character = {},
-                   .scores = {},
                    .learning_rate = result.learning_rate,
                    .gradient_norm = result.gradient_norm,
                    .tokens_per_second = double(tokens_per_step()) / milliseconds * 1000,

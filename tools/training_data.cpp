@@ -63,8 +63,8 @@ class Text : public TrainingData {
 
 class Synthetic : public TrainingData {
  public:
-  explicit Synthetic(const TrainConfig& train)
-      : train_(train), task_(train.task, train.task_symbols), tokenizer_(task_.tokenizer()) {}
+  Synthetic(const TrainConfig& train, std::int64_t bucket)
+      : train_(train), stride_(train.task_shift ? bucket : 0), task_(train.task, train.task_symbols), tokenizer_(task_.tokenizer()) {}
 
   const Tokenizer& tokenizer() const override { return tokenizer_; }
   std::string name() const override { return "task " + task_.name(); }
@@ -110,19 +110,21 @@ class Synthetic : public TrainingData {
     std::vector<PlacedExample> rows;
     for (std::int64_t row = 0; row < train_.batch_size; ++row)
       rows.push_back(task_example(task_, {std::uint64_t(train_.seed), stream, step, micro_step, row}, 1,
-                                  train_.task_length, train_.seq_len, train_.task_shift));
+                                  train_.task_length, train_.seq_len, stride_));
     return to_batch(rows, train_.seq_len);
   }
 
   TrainConfig train_;
+  std::int64_t stride_;
   Task task_;
   Tokenizer tokenizer_;
 };
 
 }  // namespace
 
-std::unique_ptr<TrainingData> open_training_data(const TrainConfig& train) {
-  if (train.has_task()) return std::make_unique<Synthetic>(train);
+std::unique_ptr<TrainingData> open_training_data(const Settings& settings) {
+  const TrainConfig& train = settings.train;
+  if (train.has_task()) return std::make_unique<Synthetic>(train, settings.model.bucket_size);
   auto text = std::make_unique<Text>(train);
   text->prompt();  // refused before a run begins
   return text;

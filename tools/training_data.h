@@ -38,6 +38,6 @@ class TrainingData {
 
 /// The text or task that the settings name. Throws DataError for a text that cannot be used, or that has no token for
 /// the sample's prompt.
-std::unique_ptr<TrainingData> open_training_data(const TrainConfig& train);
+std::unique_ptr<TrainingData> open_training_data(const Settings& settings);
 
 }  // namespace sinkhorn

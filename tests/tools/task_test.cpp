@@ -19,8 +19,8 @@ using Tokens = std::vector<std::int32_t>;
 constexpr std::int64_t symbols = 12;
 
 PlacedExample example_at(const Task& task, TaskPlace place, std::int64_t longest, std::int64_t slots = 0,
-                         bool shift = false) {
-  return task_example(task, place, 1, longest, slots, shift);
+                         std::int64_t stride = 0) {
+  return task_example(task, place, 1, longest, slots, stride);
 }
 
 std::string message_of(const std::function<void()>& f) {
@@ -103,13 +103,13 @@ TEST(Task, LengthsAndSymbolsAreUniform) {
       EXPECT_NEAR(firsts[i], draws / 16, 155) << name << ", symbol " << i;
     }
     for (const int count : asked)
-      if (name == "recall") EXPECT_NEAR(count, 250, 80);
+      EXPECT_NEAR(count, name == "recall" ? 250 : 0, 80);
   }
 }
 
 TEST(Task, ExamplesAreFunctionsOfTheirPlace) {
   const Task task("copy", 64);
-  const auto source = [&](const TaskPlace& place) { return task_example(task, place, 24, 24, 0, false).example.source; };
+  const auto source = [&](const TaskPlace& place) { return task_example(task, place, 24, 24, 0, 0).example.source; };
   std::set<Tokens> seen;
   std::size_t count = 0;
   for (const std::uint64_t seed : {0, 1})
@@ -138,16 +138,18 @@ TEST(Task, RowsAreSourceSeparatorTargetEnd) {
 
 TEST(Task, ShiftedExamplesStandAnywhereInTheRow) {
   const Task task("copy", 4);
-  std::set<std::int64_t> offsets;
+  std::set<std::int64_t> offsets, buckets;
   for (std::int64_t row = 0; row < 400; ++row) {
     EXPECT_EQ(example_at(task, {.row = row}, 3, 12).offset, 0);
-    const PlacedExample placed = example_at(task, {.row = row}, 3, 12, true);
+    const PlacedExample placed = example_at(task, {.row = row}, 3, 12, 1), aligned = example_at(task, {.row = row}, 3, 12, 4);
     offsets.insert(placed.offset);
+    buckets.insert(aligned.offset);
     EXPECT_LE(placed.offset + task.input_length(std::int64_t(placed.example.source.size())), 12);
     // Where it stands changes nothing of what it is.
     EXPECT_EQ(placed.example.source, example_at(task, {.row = row}, 3, 12).example.source);
   }
   EXPECT_EQ(offsets.size(), 10u);
+  EXPECT_EQ(buckets, (std::set<std::int64_t>{0, 4, 8}));
 }
 
 TEST(Task, TokensHaveCharactersInTheirOrder) {
