@@ -34,6 +34,7 @@ struct Embedding;
 struct TopK;
 struct GatherBuckets;
 struct SortingMatrix;
+struct Sinkhorn;
 struct CrossEntropy;
 struct BucketSummary;
 struct BucketedAttention;
@@ -54,7 +55,7 @@ using AllOps = decltype(ops::join(
              ops::Sum, ops::Max, ops::CumulativeMean,                                                       //
              ops::Softmax, ops::LogSoftmax, ops::LogSumExp,                                                 //
              ops::Matmul, ops::Linear, ops::LayerNorm, ops::Embedding,                                      //
-             ops::TopK, ops::GatherBuckets, ops::SortingMatrix,                                             //
+             ops::TopK, ops::GatherBuckets, ops::SortingMatrix, ops::Sinkhorn,                              //
              ops::CrossEntropy,                                                                             //
              ops::BucketSummary, ops::BucketedAttention, ops::ReversibleChain>{}));
 

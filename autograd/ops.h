@@ -11,4 +11,5 @@
 #include "autograd/ops/reduce.h"
 #include "autograd/ops/reversible.h"
 #include "autograd/ops/routing.h"
+#include "autograd/ops/sinkhorn.h"
 #include "autograd/ops/softmax.h"

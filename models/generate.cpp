@@ -74,7 +74,7 @@ std::vector<std::vector<std::int32_t>> generate(const SinkhornTransformerLM& mod
       batch.push_back(seen[i]);
     }
     if (rows.empty()) break;
-    const Padded input = from_sequences(batch);
+    const MaskedIds input = from_sequences(batch);
     const Tensor logits = padded(model, Scope{}, input.ids, input.mask).value;  // (rows, T, V)
     for (std::size_t r = 0; r < rows.size(); ++r) {
       const std::size_t i = rows[r];

@@ -16,7 +16,7 @@ SinkhornTransformerLM::SinkhornTransformerLM(const ModelConfig& config, Initiali
   if (!config.return_embeddings) to_logits_.emplace(config.embedding_width(), config.num_tokens, true, init);
 }
 
-Var SinkhornTransformerLM::operator()(const Scope& scope, const Tensor& ids, const Tensor& mask) const {
+Var SinkhornTransformerLM::operator()(const Scope& scope, const Tensor& ids, const AttentionContext& around) const {
   if (ids.shape().rank() != 2) fail("language model: expected ids (B, T), got ", ids.shape());
   const std::int64_t length = ids.shape()[1];
   if (length > config().max_length())
@@ -24,54 +24,83 @@ Var SinkhornTransformerLM::operator()(const Scope& scope, const Tensor& ids, con
          " in whole buckets)");
   const Var embedded = add(token_embedding_(scope, ids), positions_(scope, length));
   const Var x = scope.split(0).dropout(embedded, config().emb_dropout);
-  const Var features = norm_(scope, stack_(scope.split(1), x, mask));
+  const Var features = norm_(scope, stack_(scope.split(1), x, around));
   return to_logits_ ? (*to_logits_)(scope, features) : features;
 }
 
 namespace {
 
-// x (B, T, ...) with `before` and `after` zero slots on the time axis; for ids, masks and vectors alike.
-Tensor pad_time(const Tensor& x, std::int64_t before, std::int64_t after) {
-  const Shape s = x.shape();
-  Tensor out = Tensor::zeros(s.with(1, before + s[1] + after), x.dtype(), x.device());
-  const std::size_t row = x.bytes() / std::size_t(std::max<std::int64_t>(s[0], 1));
-  const std::size_t slot = row / std::size_t(std::max<std::int64_t>(s[1], 1));
-  for (std::int64_t i = 0; i < s[0]; ++i)
-    std::copy_n(x.raw() + i * row, row, out.raw() + (i * (before + s[1] + after) + before) * slot);
-  return out;
+// Zero slots in front of and behind a sequence.
+struct Margins {
+  std::int64_t before, after;
+};
+
+Margins margins(std::int64_t length, std::int64_t wanted, Side side) {
+  const std::int64_t added = wanted - length;
+  return side == Side::left ? Margins{added, 0} : Margins{0, added};
 }
 
-std::int64_t missing(std::int64_t length, std::int64_t multiple) { return (multiple - length % multiple) % multiple; }
+std::int64_t next_multiple(std::int64_t length, std::int64_t multiple) {
+  return (length + multiple - 1) / multiple * multiple;
+}
+
+// The next length that a model takes.
+std::int64_t next_length(const ModelConfig& config, std::int64_t length) {
+  const auto fixed = config.fixed_length();
+  if (fixed && length > *fixed)
+    fail("padding: length ", length, " exceeds the fixed length ", *fixed, " of this model (max_seq_len)");
+  return fixed.value_or(next_multiple(length, config.length_multiple()));
+}
+
+// The mask (B, T) of a sequence to which margins are added.
+Tensor padded_mask(const Tensor& mask, const Shape& shape, const Margins& m) {
+  if (m.before + m.after == 0) return mask;
+  const Tensor real = mask ? mask : Tensor::full({shape[0], shape[1]}, 1, DType::boolean);
+  return pad(Var(real), 1, m.before, m.after).value;
+}
+
+AttentionContext padded_around(const ModelConfig& config, const AttentionContext& around, const Shape& shape,
+                               const Margins& m) {
+  AttentionContext wider = around;
+  wider.mask = padded_mask(around.mask, shape, m);
+  if (!around.context.value) return wider;
+  const Shape c = around.context.shape();
+  const Margins right{0, next_multiple(c[1], config.context_bucket()) - c[1]};
+  wider.context_mask = padded_mask(around.context_mask, c, right);
+  if (right.after > 0) wider.context = pad(around.context, 1, 0, right.after);
+  return wider;
+}
+
+template <class Model>
+Var run_padded(const Model& model, const Scope& scope, const Var& x, const AttentionContext& around, Side side) {
+  const Shape s = x.shape();
+  if (s.rank() < 2) fail("padding: expected (B, T, ...), got ", s);
+  const Margins m = margins(s[1], next_length(model.config(), s[1]), side);
+  const Var wider = m.before + m.after > 0 ? pad(x, 1, m.before, m.after) : x;
+  const AttentionContext wider_around = padded_around(model.config(), around, s, m);
+  if constexpr (std::is_same_v<Model, SinkhornTransformerLM>)
+    return slice(model(scope, wider.value, wider_around), 1, m.before, m.before + s[1]);
+  else
+    return slice(model(scope, wider, wider_around), 1, m.before, m.before + s[1]);
+}
 
 }  // namespace
 
-Padded pad_to_multiple(const Tensor& ids, const Tensor& mask, std::int64_t multiple, Side side) {
-  const Shape s = ids.shape();
-  const std::int64_t added = missing(s[1], multiple), before = side == Side::left ? added : 0;
-  if (added == 0) return {ids, mask, 0};
-  const Tensor real = mask ? mask : Tensor::full({s[0], s[1]}, 1, DType::boolean);
-  return {pad_time(ids, before, added - before), pad_time(real, before, added - before), before};
+Var padded(const SinkhornTransformerLM& model, const Scope& scope, const Tensor& ids, const AttentionContext& around,
+           Side side) {
+  return run_padded(model, scope, ids, around, side);
 }
 
-Var padded(const SinkhornTransformerLM& model, const Scope& scope, const Tensor& ids, const Tensor& mask, Side side) {
-  const Padded batch = pad_to_multiple(ids, mask, model.config().length_multiple(), side);
-  const Var y = model(scope, batch.ids, batch.mask);
-  return slice(y, 1, batch.before, batch.before + ids.shape()[1]);
+Var padded(const SinkhornTransformer& model, const Scope& scope, const Var& x, const AttentionContext& around,
+           Side side) {
+  return run_padded(model, scope, x, around, side);
 }
 
-Var padded(const SinkhornTransformer& model, const Scope& scope, const Var& x, const Tensor& mask, Side side) {
-  const Shape s = x.shape();
-  const std::int64_t added = missing(s[1], model.config().length_multiple()), before = side == Side::left ? added : 0;
-  if (added == 0) return model(scope, x, mask);
-  const Tensor real = pad_time(mask ? mask : Tensor::full({s[0], s[1]}, 1, DType::boolean), before, added - before);
-  return slice(model(scope, pad(x, 1, before, added - before), real), 1, before, before + s[1]);
-}
-
-Padded from_sequences(const std::vector<std::vector<std::int32_t>>& sequences) {
+MaskedIds from_sequences(const std::vector<std::vector<std::int32_t>>& sequences) {
   std::size_t longest = 0;
   for (const auto& sequence : sequences) longest = std::max(longest, sequence.size());
   const Shape shape{std::int64_t(sequences.size()), std::int64_t(longest)};
-  Padded batch{Tensor::zeros(shape, DType::i32), Tensor::zeros(shape, DType::boolean), 0};
+  MaskedIds batch{Tensor::zeros(shape, DType::i32), Tensor::zeros(shape, DType::boolean)};
   for (std::size_t i = 0; i < sequences.size(); ++i) {
     std::copy(sequences[i].begin(), sequences[i].end(), batch.ids.data<std::int32_t>() + i * longest);
     std::fill_n(batch.mask.data<bool>() + i * longest, sequences[i].size(), true);
@@ -80,8 +109,10 @@ Padded from_sequences(const std::vector<std::vector<std::int32_t>>& sequences) {
 }
 
 LanguageModelLoss autoregressive_loss(const SinkhornTransformerLM& model, const Scope& scope, const Tensor& ids,
-                                      const Tensor& mask, Side side, std::optional<std::int32_t> ignore_index) {
+                                      const AttentionContext& around, Side side,
+                                      std::optional<std::int32_t> ignore_index) {
   const Shape s = ids.shape();
+  const Tensor& mask = around.mask;
   if (s.rank() != 2 || s[1] < 2) fail("autoregressive loss: expected ids (B, T) with T >= 2, got ", s);
   if (mask && mask.shape() != s)
     fail("autoregressive loss: the mask ", mask.shape(), " does not have the shape of ids ", s);
@@ -89,22 +120,23 @@ LanguageModelLoss autoregressive_loss(const SinkhornTransformerLM& model, const 
   const std::int64_t length = s[1] - 1;
   auto from = [&](const Tensor& x, std::int64_t begin) { return slice(Var(x), 1, begin, begin + length).value; };
   const Tensor inputs = from(ids, 0), targets = from(ids, 1);
-  Tensor input_mask, counted;
+  AttentionContext inputs_around = around;
+  Tensor counted;
   if (mask) {
-    input_mask = from(mask, 0);
+    const Tensor input_mask = inputs_around.mask = from(mask, 0);
     const Tensor target_mask = from(mask, 1);
     counted = input_mask.clone();
     for (std::int64_t i = 0; i < counted.count(); ++i) counted.data<bool>()[i] &= target_mask.data<bool>()[i];
   }
-  const Var logits = padded(model, scope, inputs, input_mask, side);
+  const Var logits = padded(model, scope, inputs, inputs_around, side);
   const CrossEntropy result = cross_entropy(logits, targets, counted, ignore_index);
   return {result.loss, std::int64_t(result.count.item()), logits};
 }
 
-Padded randomly_truncate(const Tensor& ids, const Tensor& mask, const Rng& rng) {
+MaskedIds randomly_truncate(const Tensor& ids, const Tensor& mask, const Rng& rng) {
   const Shape s = ids.shape();
   if (s.rank() != 2 || s[1] < 2) fail("random truncation: expected ids (B, T) with T >= 2, got ", s);
-  Padded batch{ids.clone(), Tensor::zeros(s, DType::boolean), 0};
+  MaskedIds batch{ids.clone(), Tensor::zeros(s, DType::boolean)};
   const RandomBits bits = rng.bits();
   for (std::int64_t i = 0; i < s[0]; ++i) {
     bool* kept = batch.mask.data<bool>() + i * s[1];

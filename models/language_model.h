@@ -11,14 +11,14 @@ struct EmbeddingScale {
   double token = 1, position = 1;
 };
 
-/// ids i32 (B, T) -> logits (B, T, V), or with `return_embeddings` normalised features. T must be a multiple of the
-/// bucket size and at most max_seq_len rounded up to one; `padded` below takes any length.
+/// ids i32 (B, T) -> logits (B, T, V), or with `return_embeddings` normalised features (B, T, D). T must be a multiple
+/// of the bucket sizes and at most max_seq_len rounded up to one; `padded` below takes any length.
 class SinkhornTransformerLM {
  public:
   explicit SinkhornTransformerLM(const ModelConfig& config, Rng rng = Rng(0), DType dtype = DType::f32,
                                  EmbeddingScale scale = {});
 
-  Var operator()(const Scope& scope, const Tensor& ids, const Tensor& mask = {}) const;
+  Var operator()(const Scope& scope, const Tensor& ids, const AttentionContext& around = {}) const;
 
   /// Names are the published package's.
   template <class See>
@@ -44,23 +44,21 @@ class SinkhornTransformerLM {
 
 enum class Side { left, right };
 
-/// A batch brought to the next multiple of the bucket size: ids with 0 (or vectors of 0) on one side, the mask with
-/// false. Nothing is added where the length fits, and then a missing mask stays missing.
-struct Padded {
-  Tensor ids;
-  Tensor mask;
-  std::int64_t before;  // slots added in front
+/// Ids i32 (B, T) and which of them are real, bool (B, T); no mask: all.
+struct MaskedIds {
+  Tensor ids, mask;
 };
-Padded pad_to_multiple(const Tensor& ids, const Tensor& mask, std::int64_t multiple, Side side);
 
-/// The model on a batch of any length (the package's Autopadder): pads, runs, and cuts the result back to (B, T, ...).
-Var padded(const SinkhornTransformerLM& model, const Scope& scope, const Tensor& ids, const Tensor& mask = {},
-           Side side = Side::right);
-Var padded(const SinkhornTransformer& model, const Scope& scope, const Var& x, const Tensor& mask = {},
+/// The model on a batch of any length (the package's Autopadder): pads ids with 0 (vectors with zeros) on one side to
+/// the next length the model takes, the context on the right, and the masks with false; runs; and cuts the result back
+/// to (B, T, ...). Where nothing is added a missing mask stays missing.
+Var padded(const SinkhornTransformerLM& model, const Scope& scope, const Tensor& ids,
+           const AttentionContext& around = {}, Side side = Side::right);
+Var padded(const SinkhornTransformer& model, const Scope& scope, const Var& x, const AttentionContext& around = {},
            Side side = Side::right);
 
 /// A ragged batch as ids (B, longest), filled with 0 on the right, and its mask.
-Padded from_sequences(const std::vector<std::vector<std::int32_t>>& sequences);
+MaskedIds from_sequences(const std::vector<std::vector<std::int32_t>>& sequences);
 
 struct LanguageModelLoss {
   Var loss;              // mean cross-entropy in nats over the counted positions, 0 if there is none
@@ -68,14 +66,14 @@ struct LanguageModelLoss {
   Var logits;            // (B, T - 1, V)
 };
 
-/// Next-token loss of ids (B, T), T >= 2: inputs ids[:, :-1], targets ids[:, 1:] (behaviour, rule 15). `mask` (B, T)
-/// bool. Targets equal to `ignore_index`, if given, are not counted.
+/// Next-token loss of ids (B, T), T >= 2: inputs ids[:, :-1], targets ids[:, 1:] (behaviour, rule 15). The mask of
+/// `around` is (B, T) bool. Targets equal to `ignore_index`, if given, are not counted.
 LanguageModelLoss autoregressive_loss(const SinkhornTransformerLM& model, const Scope& scope, const Tensor& ids,
-                                      const Tensor& mask = {}, Side side = Side::right,
+                                      const AttentionContext& around = {}, Side side = Side::right,
                                       std::optional<std::int32_t> ignore_index = {});
 
 /// Random truncation for training: each row keeps its first l tokens, l uniform in 2 .. its real length; the others
 /// become padding. Rows must be padded on the right.
-Padded randomly_truncate(const Tensor& ids, const Tensor& mask, const Rng& rng);
+MaskedIds randomly_truncate(const Tensor& ids, const Tensor& mask, const Rng& rng);
 
 }  // namespace sinkhorn

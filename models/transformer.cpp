@@ -1,44 +1,66 @@
 #include "models/transformer.h"
 
+#include <memory>
+
 namespace sinkhorn {
 
 void require_supported(const ModelConfig& config) {
-  auto refuse = [](bool asked, const char* what) {
-    if (asked) fail<UsageError>(what, " is not supported by this version; it has the causal model");
-  };
-  refuse(!config.causal, "causal = false");
-  refuse(config.receives_context, "receives_context");
-  refuse(!config.pkm_layers.empty(), "pkm_layers");
+  if (!config.pkm_layers.empty()) fail<UsageError>("pkm_layers is not supported by this version");
 }
+
+namespace {
+
+AttentionOptions attention_options(const ModelConfig& c, bool cross) {
+  return {.dim = c.dim,
+          .heads = c.heads,
+          .width = c.head_width(),
+          .bucket = c.bucket_size,
+          .key_bucket = cross ? c.context_bucket() : c.key_bucket(),
+          .local = cross ? 0 : c.n_local_attn_heads,
+          .n_top = c.n_top_buckets,
+          .sortcut = cross ? c.context_n_sortcut : c.n_sortcut,
+          .max_buckets = c.max_buckets(),
+          .temperature = c.temperature,
+          .dropout = c.attn_dropout,
+          .output_dropout = c.attn_layer_dropout,
+          .sinkhorn_iterations = c.sinkhorn_iter,
+          .causal = c.causal,
+          .cross = cross,
+          .project_context = c.context_kv_projection,
+          .by_top_k = c.non_permutative,
+          .simple_sort_net = c.use_simple_sort_net && !cross};
+}
+
+}  // namespace
 
 SinkhornTransformer::SinkhornTransformer(const ModelConfig& config, Initializer& init) : config_(config) {
   validate(config);
   require_supported(config);
-  const AttentionOptions attention{config.dim,
-                                   config.heads,
-                                   config.head_width(),
-                                   config.bucket_size,
-                                   config.n_local_attn_heads,
-                                   config.n_top_buckets,
-                                   config.max_buckets(),
-                                   config.temperature,
-                                   config.attn_dropout,
-                                   config.attn_layer_dropout,
-                                   config.use_simple_sort_net};
   if (config.embedding_width() != config.dim) project_in_.emplace(config.embedding_width(), config.dim, true, init);
-  std::shared_ptr<SinkhornSelfAttention> attend;
-  std::shared_ptr<FeedForward> feed_forward;
-  for (std::int64_t layer = 0; layer < config.depth; ++layer) {
-    const bool owns = layer == 0 || !config.weight_tie;
-    if (owns) {
-      attend = std::make_shared<SinkhornSelfAttention>(attention, init);
-      feed_forward =
-          std::make_shared<FeedForward>(config.dim, config.ff_glu, config.ff_dropout, config.ff_chunks, init);
-    }
-    blocks_.push_back({{attend, owns, config.dim, config.use_rezero, init},
-                       {feed_forward, owns, config.dim, config.use_rezero, init}});
-  }
+  add_blocks(init);
   if (project_in_ && !config.return_embeddings) project_out_.emplace(config.dim, config.embedding_width(), true, init);
+}
+
+void SinkhornTransformer::add_blocks(Initializer& init) {
+  const ModelConfig& c = config_;
+  struct Shared {
+    std::shared_ptr<SinkhornAttention> attention;
+    std::shared_ptr<FeedForward> feed_forward;
+  };
+  Shared shared[2];  // of self blocks and of cross blocks: with tied weights made once, else for every block
+  for (std::int64_t layer = 0; layer < c.depth; ++layer) {
+    const bool owns = layer == 0 || !c.weight_tie;
+    for (const bool cross : {false, true}) {
+      if (cross && !c.receives_context) continue;
+      auto& [attention, feed_forward] = shared[cross];
+      if (owns) {
+        attention = std::make_shared<SinkhornAttention>(attention_options(c, cross), init);
+        feed_forward = std::make_shared<FeedForward>(c.dim, c.ff_glu, c.ff_dropout, cross ? 0 : c.ff_chunks, init);
+      }
+      blocks_.push_back(
+          {{attention, owns, c.dim, c.use_rezero, init}, {feed_forward, owns, c.dim, c.use_rezero, init}});
+    }
+  }
 }
 
 void SinkhornTransformer::use_composed_attention(bool composed) {
@@ -56,7 +78,7 @@ std::vector<std::size_t> SinkhornTransformer::active_blocks(const Scope& scope) 
   return active;
 }
 
-Var SinkhornTransformer::run_reversible(const Scope& scope, const Var& x, const Tensor& mask) const {
+Var SinkhornTransformer::run_reversible(const Scope& scope, const Var& x, const AttentionContext& around) const {
   std::vector<ReversibleBlock> chain;
   for (std::size_t i : active_blocks(scope)) {
     TransformerBlock& block = blocks_[i];
@@ -68,35 +90,55 @@ Var SinkhornTransformer::run_reversible(const Scope& scope, const Var& x, const 
       s.choices = &choices;
       return s;
     };
-    auto f = [&block, branch_scope, mask](const Tape& tape, const Var& from, const Var&, Choices& choices) {
-      return block.attention(branch_scope(0, tape, choices), from, mask);
+    auto f = [&block, branch_scope, mask = around.mask, context_mask = around.context_mask](
+                 const Tape& tape, const Var& from, const Var& context, Choices& choices) {
+      return block.attention(branch_scope(0, tape, choices), from, AttentionContext{mask, context, context_mask});
     };
     auto g = [&block, branch_scope](const Tape& tape, const Var& from, const Var&, Choices& choices) {
       return block.feed_forward(branch_scope(1, tape, choices), from);
     };
     chain.push_back({{f, block.attention.reached()}, {g, block.feed_forward.reached()}});
   }
-  if (!keep_activations_) return reversible_chain(scope.tape, x, {}, std::move(chain));
+  if (!keep_activations_) return reversible_chain(scope.tape, x, around.context, std::move(chain));
   Var x1 = x, x2 = x;
   for (const ReversibleBlock& block : chain) {
     Choices f, g;
-    x1 = add(x1, block.f.run(scope.tape, x2, {}, f));
+    x1 = add(x1, block.f.run(scope.tape, x2, around.context, f));
     x2 = add(x2, block.g.run(scope.tape, x1, {}, g));
   }
   return add(x1, x2);
 }
 
-Var SinkhornTransformer::operator()(const Scope& scope, const Var& input, const Tensor& mask) const {
-  const Shape s = input.shape();
+void SinkhornTransformer::check(const Shape& s, const AttentionContext& around) const {
   if (s.rank() != 3 || s[2] != config_.embedding_width())
     fail("transformer: expected (B, T, ", config_.embedding_width(), "), got ", s);
+  if (const auto length = config_.fixed_length(); length && s[1] != *length)
+    fail("transformer: the simple sort net of a model that is not causal takes sequences of ", *length,
+         " (max_seq_len) alone, got ", s[1], "; pad to it");
+  auto check_mask = [&](const Tensor& mask, const Shape& shape, const char* which) {
+    if (mask && (mask.dtype() != DType::boolean || mask.shape() != shape))
+      fail("transformer: expected a ", which, " of booleans ", shape, ", got ", mask.dtype(), " ", mask.shape());
+  };
+  check_mask(around.mask, {s[0], s[1]}, "mask");
+  const Shape c = around.context.shape();
+  if (config_.receives_context != bool(around.context.value))
+    fail(config_.receives_context ? "transformer: receives_context is on, but no context is given"
+                                  : "transformer: a context is given, but receives_context is off");
+  if (around.context.value && (c.rank() != 3 || c[0] != s[0] || c[2] != config_.dim))
+    fail("transformer: expected a context (", s[0], ", S, ", config_.dim, "), got ", c);
+  if (around.context_mask && !around.context.value) fail("transformer: a context mask is given, but no context");
+  if (around.context.value) check_mask(around.context_mask, {c[0], c[1]}, "context mask");
+}
+
+Var SinkhornTransformer::operator()(const Scope& scope, const Var& input, const AttentionContext& around) const {
+  check(input.shape(), around);
   Var x = project_in_ ? (*project_in_)(scope, input) : input;
   if (config_.reversible) {
-    x = run_reversible(scope, x, mask);
+    x = run_reversible(scope, x, around);
   } else {
     for (std::size_t i : active_blocks(scope)) {
       const Scope inner = scope.split(std::uint32_t(i + 1));
-      x = add(x, blocks_[i].attention(inner.split(0), x, mask));
+      x = add(x, blocks_[i].attention(inner.split(0), x, around));
       x = add(x, blocks_[i].feed_forward(inner.split(1), x));
     }
   }

@@ -9,24 +9,25 @@
 
 namespace sinkhorn {
 
-/// One layer of the stack: self-attention, then feed-forward.
+/// Attention, then feed-forward. With a context every layer has two: self-attention, then cross-attention.
 struct TransformerBlock {
-  Sublayer<SinkhornSelfAttention> attention;
+  Sublayer<SinkhornAttention> attention;
   Sublayer<FeedForward> feed_forward;
 };
 
 /// Throws UsageError for options whose parts this version does not have, naming them.
 void require_supported(const ModelConfig& config);
 
-/// (B, T, D) -> (B, T, D). T must be a multiple of the bucket size; `mask` (B, T) bool, true = real, none = all real.
-/// With `emb_dim` other than `dim` the stack stands between two linear layers and takes (B, T, E). Sequential: x +
-/// f(x), then x + g(x), block by block. Reversible: the same blocks on a pair (x, x); returns its sum.
+/// (B, T, D) -> (B, T, D). T must be a multiple of the bucket sizes (fixed_length() where the config has one). Masks
+/// are bool (B, T) and (B, S), true = real, none = all real; the context is (B, S, D). With `emb_dim` other than `dim`
+/// the stack stands between two linear layers and takes (B, T, E). Sequential: x + f(x), then x + g(x), block by block.
+/// Reversible: the same blocks on a pair (x, x); returns its sum.
 class SinkhornTransformer {
  public:
   SinkhornTransformer(const ModelConfig& config, Initializer& init);
   SinkhornTransformer(const SinkhornTransformer&) = delete;
 
-  Var operator()(const Scope& scope, const Var& x, const Tensor& mask = {}) const;
+  Var operator()(const Scope& scope, const Var& x, const AttentionContext& around = {}) const;
 
   /// Names are the published package's.
   template <class See>
@@ -48,8 +49,10 @@ class SinkhornTransformer {
   void keep_activations(bool keep) { keep_activations_ = keep; }
 
  private:
+  void add_blocks(Initializer& init);
+  void check(const Shape& input, const AttentionContext& around) const;
   std::vector<std::size_t> active_blocks(const Scope& scope) const;
-  Var run_reversible(const Scope& scope, const Var& x, const Tensor& mask) const;
+  Var run_reversible(const Scope& scope, const Var& x, const AttentionContext& around) const;
 
   ModelConfig config_;
   mutable std::vector<TransformerBlock> blocks_;

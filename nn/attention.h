@@ -1,7 +1,5 @@
-// Sinkhorn self-attention: local heads beside heads that attend to the buckets chosen by a sort net.
+// Sinkhorn attention: local heads beside heads that attend to the buckets chosen by a sort net.
 #pragma once
-#include <optional>
-
 #include "nn/layers.h"
 #include "nn/sort_net.h"
 
@@ -9,37 +7,59 @@ namespace sinkhorn {
 
 struct AttentionOptions {
   std::int64_t dim, heads, width;  // D, H, d
-  std::int64_t bucket, local, n_top, max_buckets;
-  double temperature, dropout, output_dropout;
-  bool simple_sort_net;
+  std::int64_t bucket = 1, key_bucket = 1, local = 0, n_top = 1, sortcut = 0, max_buckets = 0;
+  double temperature = 1, dropout = 0, output_dropout = 0;
+  std::int64_t sinkhorn_iterations = 1;
+  bool causal = true;
+  bool cross = false;           // keys and values come from a context, which may have another length
+  bool project_context = true;  // off: the context itself is split into heads, as keys and as values
+  bool by_top_k = true;         // off: by Gumbel-Sinkhorn; causal models are always by top-k
+  bool simple_sort_net = false;
   bool composed = false;  // from small ops, instead of the fused op; the numbers agree
 };
 
-/// Causal self-attention of one layer (behaviour 2.9, 2.10): (B, T, D) -> (B, T, D), T a multiple of the bucket size.
-struct SinkhornSelfAttention {
-  SinkhornSelfAttention(const AttentionOptions& options, Initializer& init);
+/// What an attention layer reads beside its input: masks (B, T) and (B, S), true = real, missing: all real; and for
+/// cross-attention the context (B, S, D).
+struct AttentionContext {
+  AttentionContext(Tensor mask = {}, Var context = {}, Tensor context_mask = {})
+      : mask(std::move(mask)), context(std::move(context)), context_mask(std::move(context_mask)) {}
+  Tensor mask;
+  Var context;
+  Tensor context_mask;
+};
 
-  Var operator()(const Scope& scope, const Var& x, const Tensor& mask) const;
+/// Self-attention or cross-attention of one layer (behaviour 1.2, 2.6, 2.9, 2.10; rules 4 to 9): (B, T, D) -> (B, T,
+/// D), T a multiple of the bucket size, S of the key bucket size.
+struct SinkhornAttention {
+  SinkhornAttention(const AttentionOptions& options, Initializer& init);
+
+  Var operator()(const Scope& scope, const Var& x, const AttentionContext& around = {}) const;
   template <class See>
   void visit(See&& see) {
     see("to_q", to_q);
-    see("to_kv", to_kv);
+    if (to_kv) see("to_kv", *to_kv);
     see("to_out", to_out);
     see("sinkhorn_attention.null_keys", null_keys);
     see("sinkhorn_attention.null_values", null_values);
+    see("sinkhorn_attention", causal_sort_net);
     see("sinkhorn_attention", sort_net);
+  }
+  /// Causal self-attention; cross-attention never is, though it routes without the future in a causal model.
+  bool is_causal() const { return options.causal && !options.cross; }
+  AttentionPattern pattern() const {
+    return {options.bucket, options.key_bucket, options.local, is_causal(), !options.cross};
   }
 
   AttentionOptions options;
-  Linear to_q, to_kv, to_out;
-  Parameter null_keys, null_values;  // (h, 1, d)
-  CausalSortNet sort_net;
-};
+  Linear to_q;
+  std::optional<Linear> to_kv;
+  Linear to_out;
+  Parameter null_keys, null_values;  // (h, 1, d), if causal
+  CausalSortNet causal_sort_net;
+  SortNet sort_net;
 
-/// bucketed_attention() composed from small ops, as the lessons show it: bucket, gather, matmul, softmax, matmul. Equal
-/// to it up to rounding, with dropout too; holds all scores (B, h, N, b, (n + 1) b) at once.
-Var composed_attention(const Var& q, const Var& kv, const Routing& routing, const Var& null_keys,
-                       const Var& null_values, std::int64_t bucket, std::int64_t local, const Tensor& mask = {},
-                       double dropout = 0, Rng rng = {});
+ private:
+  Var heads(const Scope& scope, const Var& q, const Var& kv, const AttentionMasks& masks) const;
+};
 
 }  // namespace sinkhorn

@@ -20,7 +20,8 @@ Var FeedForward::piece(const Scope& scope, const Var& x) const {
 }
 
 Var FeedForward::operator()(const Scope& scope, const Var& x) const {
-  const std::int64_t length = x.shape()[1], step = (length + chunks - 1) / std::max<std::int64_t>(chunks, 1);
+  const std::int64_t length = x.shape()[1], pieces_wanted = std::max<std::int64_t>(chunks, 1);
+  const std::int64_t step = (length + pieces_wanted - 1) / pieces_wanted;
   if (step >= length) return piece(scope, x);
   std::vector<Var> pieces;
   for (std::int64_t begin = 0; begin < length; begin += step)

@@ -67,7 +67,8 @@ struct AxialPositions {
 };
 
 /// W2 drop(GELU(W1 x + b1)) + b2 with four times the width inside, or the gated GELU(a) * g; computed in `chunks`
-/// pieces of the time axis (behaviour 2.11).
+/// pieces of the time axis (behaviour 2.11); 0 chunks is one piece, too, but not the published package's chunk wrapper,
+/// which its parameters' names tell of.
 struct FeedForward {
   FeedForward(std::int64_t dim, bool gated, double dropout, std::int64_t chunks, Initializer& init)
       : w1(dim, 4 * dim * (gated ? 2 : 1), true, init),
@@ -79,8 +80,8 @@ struct FeedForward {
   Var operator()(const Scope& scope, const Var& x) const;
   template <class See>
   void visit(See&& see) {
-    see("fn.w1", w1);  // "fn" is the published package's chunk wrapper
-    see("fn.w2", w2);
+    see(chunks > 0 ? "fn.w1" : "w1", w1);
+    see(chunks > 0 ? "fn.w2" : "w2", w2);
   }
 
   Linear w1, w2;

@@ -16,6 +16,18 @@ namespace sinkhorn {
 /// Called with what a forward pass draws or decides ("dropout", "picks"); for tests and pictures.
 using Observer = std::function<void(std::string_view what, const Tensor& value)>;
 
+/// Gumbel noise given from outside instead of drawn, for comparisons with other implementations: each stream that asks
+/// for the first time takes the next array, and the same one whenever it asks again (recomputation).
+class InjectedNoise {
+ public:
+  explicit InjectedNoise(Tensors arrays) : arrays_(std::move(arrays)) {}
+  Tensor of(const Rng& stream, Shape shape, DType dtype);
+
+ private:
+  Tensors arrays_;
+  std::vector<std::uint64_t> streams_;  // stream i has array i
+};
+
 /// Where a forward pass runs: its tape (none means inference), its stream of random numbers, and whether it trains.
 struct Scope {
   Tape tape = {};
@@ -23,6 +35,7 @@ struct Scope {
   bool training = false;
   Choices* choices = nullptr;  // the reversible chain's memory of discrete choices
   const Observer* observer = nullptr;
+  InjectedNoise* injected = nullptr;
 
   Var leaf(const Parameter& parameter) const { return tape ? tape.leaf(parameter) : Var(parameter.value); }
   Scope split(std::uint32_t tag) const {
@@ -35,6 +48,17 @@ struct Scope {
   }
   /// The rate to use: `rate` in training, else 0.
   double active(double rate) const { return training ? rate : 0; }
+  /// Gumbel noise in training (or injected), else an empty tensor.
+  Tensor gumbel(Shape shape, DType dtype) const {
+    Tensor noise;
+    if (injected) {
+      noise = injected->of(rng, shape, dtype);
+    } else if (training) {
+      noise = sinkhorn::gumbel(rng, shape, dtype);
+    }
+    if (noise) observe("gumbel", noise);
+    return noise;
+  }
   /// Dropout in training, else x.
   Var dropout(const Var& x, double rate) const {
     if (active(rate) == 0) return x;

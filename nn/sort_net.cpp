@@ -1,5 +1,6 @@
 #include "nn/sort_net.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -60,6 +61,72 @@ Routing CausalSortNet::operator()(const Scope& scope, const Var& q, const Var& k
   if (scope.choices) scope.choices->record(chosen.picks);
   scope.observe("picks", chosen.picks);
   return {chosen.weights, chosen.picks};
+}
+
+Tensor buckets_with_tokens(std::int64_t batch, std::int64_t length, std::int64_t bucket, const Tensor& mask) {
+  const std::int64_t buckets = length / bucket;
+  if (!mask) return Tensor::full({batch, buckets}, 1, DType::boolean);
+  Tensor some(Shape{batch, buckets}, DType::boolean);
+  for (std::int64_t i = 0; i < some.count(); ++i) {
+    const bool* real = mask.data<bool>() + i * bucket;
+    some.data<bool>()[i] = std::find(real, real + bucket, true) != real + bucket;
+  }
+  return some;
+}
+
+Var SortNet::scores(const Scope& scope, const Var& q, const Var& kv, const SortOptions& o, const AttentionMasks& masks,
+                    bool one_row) const {
+  const AttentionPattern& p = o.pattern;
+  auto of_queries = [&](Summary kind, std::int64_t bucket) {
+    return bucket_summary(q, kind, bucket, p.local, 0, masks.queries, false);
+  };
+  auto of_keys = [&](Summary kind) { return bucket_summary(kv, kind, p.key_bucket, p.local, 0, masks.keys, false); };
+  if (!linear.value) {
+    const Var queries = of_queries(o.causal_queries ? Summary::mean_at_first : Summary::mean,
+                                   one_row ? std::max<std::int64_t>(q.shape()[1], 1) : p.bucket);
+    const Var keys = of_keys(Summary::mean);
+    return scale(matmul(queries, keys, false, true), 1 / std::sqrt(double(keys.shape()[3])));
+  }
+  const Var seen = concat({of_queries(Summary::sum, p.bucket), of_keys(Summary::sum)}, -1);
+  const Shape s = seen.shape(), table = linear.value.shape();  // (B, h, N, 2d), (1, h, 2d, M)
+  if (s[2] != table[3])
+    fail("sort net: ", s[2], " buckets, but the simple sort net is made for exactly ", table[3],
+         "; pad to max_seq_len");
+  return relu(matmul(seen, broadcast_to(scope.leaf(linear), {s[0], s[1], s[3], table[3]})));
+}
+
+Routing SortNet::route(const Scope& scope, const Var& q, const Var& kv, const SortOptions& o,
+                       const AttentionMasks& masks) const {
+  const bool one_row = o.sortcut > 0 && !linear.value;  // SortCut picks once, for the whole sequence
+  const Var all = scores(scope, q, kv, o, masks, one_row);
+  const std::int64_t batch = all.shape()[0], buckets = all.shape()[3], shared = std::min(o.sortcut, buckets);
+  const Tensor open =
+      buckets_with_tokens(batch, kv.shape()[1], o.pattern.key_bucket, masks.keys).reshape({batch, 1, 1, buckets});
+  TopK chosen = top_k(mask_fill(all, open, -std::numeric_limits<double>::infinity()),
+                      one_row ? shared : std::min(o.n_top, buckets), o.temperature,
+                      scope.choices ? scope.choices->replayed() : Tensor());
+  if (scope.choices) scope.choices->record(chosen.picks);
+  scope.observe("picks", chosen.picks);
+  if (shared == 0 || one_row) return {chosen.weights, chosen.picks};
+  // The simple sort net sorts first; SortCut then cuts the list of all picks, bucket after bucket.
+  const Shape s = chosen.picks.shape(), list{s[0], s[1], 1, s[2] * s[3]};
+  const std::int64_t kept = std::min(shared, list[3]);
+  return {slice(reshape(chosen.weights, list), 3, 0, kept), slice(Var(chosen.picks.reshape(list)), 3, 0, kept).value};
+}
+
+Var SortNet::sorting_matrix(const Scope& scope, const Var& q, const Var& kv, const SortOptions& o,
+                            const AttentionMasks& masks) const {
+  const Var raw = scores(scope, q, kv, o, masks, false);
+  const Shape s = raw.shape();  // (B, h, N, M)
+  const DType stored = raw.value.dtype(), wide = stored == DType::f64 ? DType::f64 : DType::f32;
+  Var log_scores = log(scale(cast(relu(raw), wide), 1, 1e-6));
+  if (const Tensor noise = scope.split(2).gumbel({s[0] * s[1], s[2], s[3]}, wide))
+    log_scores = add(log_scores, noise.reshape(s));
+  const Tensor open = buckets_with_tokens(s[0], kv.shape()[1], o.pattern.key_bucket, masks.keys);
+  const Var matrix = sinkhorn(scale(log_scores, 1 / o.temperature), open.reshape({s[0], 1, s[3]}), o.iterations);
+  scope.observe("sorting_matrix", matrix.value);
+  const std::int64_t rows = o.sortcut > 0 ? std::min({o.sortcut, s[3], s[2]}) : s[2];
+  return cast(slice(matrix, 2, 0, rows), stored);
 }
 
 }  // namespace sinkhorn

@@ -1,4 +1,4 @@
-// The causal sort nets: which earlier buckets each bucket of queries looks at (behaviour 2.8).
+// Sort nets: which key buckets each bucket of queries looks at (behaviour 2.2, 2.3, 2.5, 2.8).
 #pragma once
 #include "nn/module.h"
 
@@ -31,8 +31,52 @@ struct CausalSortNet {
              std::int64_t n_top, const Tensor& mask) const;
 };
 
+/// How a sort net that looks in both directions chooses.
+struct SortOptions {
+  AttentionPattern pattern;
+  std::int64_t n_top = 1;    // picks of a query bucket
+  std::int64_t sortcut = 0;  // buckets that all query buckets share; 0: each has its own
+  double temperature = 1;
+  std::int64_t iterations = 1;  // of Sinkhorn normalisation
+  bool causal_queries =
+      false;  // cross-attention of a causal decoder: a query bucket is known by its first token's past
+};
+
+/// The sort net of non-causal self-attention and of all cross-attention. Every key bucket with a real token is open to
+/// every query bucket. Without `linear` it compares mean queries and keys; with it (self-attention over one fixed
+/// length) it maps the sums of a bucket to a score per key bucket.
+struct SortNet {
+  /// Simple: a table (1, h, 2d, max_buckets) drawn from N(0, 1).
+  static SortNet simple(std::int64_t heads, std::int64_t width, std::int64_t max_buckets, Initializer& init) {
+    return {init.normal({1, heads, 2 * width, max_buckets}, 1, true)};
+  }
+
+  /// Top-k: min(n_top, M) key buckets for each query bucket, (B, h, N, n); with SortCut one list of min(sortcut, M) for
+  /// all, (B, h, 1, k). From q (B, T, H, d) and kv (B, S, 2, H, d).
+  Routing route(const Scope& scope, const Var& q, const Var& kv, const SortOptions& options,
+                const AttentionMasks& masks) const;
+  /// Gumbel-Sinkhorn: the sorting matrix (B, h, N, M), with SortCut its first min(sortcut, M, N) rows. Columns sum to
+  /// 1; that of a bucket without a real token is 0. Noise comes with training only (rule 10).
+  Var sorting_matrix(const Scope& scope, const Var& q, const Var& kv, const SortOptions& options,
+                     const AttentionMasks& masks) const;
+
+  template <class See>
+  void visit(See&& see) {
+    see("sort_net.linear", linear);
+  }
+
+  Parameter linear = {};
+
+ private:
+  Var scores(const Scope& scope, const Var& q, const Var& kv, const SortOptions& options, const AttentionMasks& masks,
+             bool one_row) const;
+};
+
 /// What causality and padding leave to choose: bool (B, h, N, n + N), true = may be chosen.
 Tensor causal_choices(std::int64_t batch, std::int64_t heads, std::int64_t buckets, std::int64_t bucket,
                       std::int64_t n_top, const Tensor& mask);
+
+/// Key buckets that hold a real token: bool (B, M), of `mask` (B, S). Without a mask all of them do.
+Tensor buckets_with_tokens(std::int64_t batch, std::int64_t length, std::int64_t bucket, const Tensor& mask);
 
 }  // namespace sinkhorn

@@ -35,7 +35,8 @@ double loss_over(const SinkhornTransformerLM& model, const std::vector<std::int3
   double sum = 0;
   for (std::size_t at = 0; at < windows.size(); at += std::size_t(batch_size)) {
     const auto end = std::min(at + std::size_t(batch_size), windows.size());
-    const Padded batch = from_sequences({windows.begin() + std::ptrdiff_t(at), windows.begin() + std::ptrdiff_t(end)});
+    const MaskedIds batch =
+        from_sequences({windows.begin() + std::ptrdiff_t(at), windows.begin() + std::ptrdiff_t(end)});
     const LanguageModelLoss part = autoregressive_loss(model, Scope{}, batch.ids, batch.mask);
     sum += part.loss.value.item() * double(part.counted);
   }

@@ -8,7 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "autograd/gradcheck.h"
-#include "models/language_model.h"
+#include "models/encoder_decoder.h"
 #include "models/weights.h"
 #include "tools/device.h"
 
@@ -34,6 +34,12 @@ class Fixture {
     const std::string json = text("config");
     config = model_config_from_json(json, file_.path, {"autopad", "pad_left", "encoder", "decoder"});
     const auto parsed = nlohmann::json::parse(json);
+    if (kind == "encoder_decoder") {
+      for (const char* part : {"encoder", "decoder"})
+        if (!parsed.contains(part)) fail<DataError>(file_.path, ": its config has no '", part, "'");
+      pair.encoder = model_config_from_json(parsed["encoder"].dump(), file_.path);
+      pair.decoder = model_config_from_json(parsed["decoder"].dump(), file_.path);
+    }
     if (parsed.contains("autopad")) call.autopad = parsed["autopad"] == "left" ? Side::left : Side::right;
     if (parsed.value("pad_left", false)) call.pad = Side::left;
   }
@@ -44,13 +50,20 @@ class Fixture {
   }
 
   template <class Model>
-  void load(Model& model) const {
-    load_parameters(file_, "param.", model);
+  void load(Model& model, const std::string& prefix = "") const {
+    load_parameters(file_, prefix + "param.", model);
+  }
+  /// noise.0, noise.1, ... in the order in which a forward pass asks for them.
+  InjectedNoise noise() const {
+    Tensors arrays;
+    while (const Tensor next = optional("noise." + std::to_string(arrays.size()), DType::f64)) arrays.push_back(next);
+    return InjectedNoise(std::move(arrays));
   }
   const safetensors::File& file() const { return file_; }
 
   std::string kind;
   ModelConfig config;
+  EncoderDecoderConfig pair;
   CallOptions call;
 
  private:
@@ -63,10 +76,11 @@ class Fixture {
 };
 
 template <class Model>
-void collect_gradients(Model& model, const Gradients& gradients, Results& results) {
+void collect_gradients(Model& model, const Gradients& gradients, Results& results, const std::string& prefix = "") {
   for_each_parameter(model, [&](const std::string& name, const Parameter& parameter) {
     const Tensor gradient = gradients.of(parameter);
-    results.gradients["grad." + name] = gradient ? gradient : Tensor::zeros(parameter.value.shape(), DType::f64);
+    results.gradients[prefix + "grad." + name] =
+        gradient ? gradient : Tensor::zeros(parameter.value.shape(), DType::f64);
   });
 }
 
@@ -74,7 +88,8 @@ Results run_transformer(const Fixture& fixture) {
   Initializer init(Rng(0), DType::f64);
   SinkhornTransformer model(fixture.config, init);
   fixture.load(model);
-  const Scope scope{Tape::record()};
+  InjectedNoise noise = fixture.noise();
+  const Scope scope{.tape = Tape::record(), .injected = &noise};
   const Var x = scope.tape.leaf(fixture.tensor("in.x", DType::f64));
   const Tensor mask = fixture.optional("in.input_mask", DType::boolean);
   const Var y = fixture.call.autopad ? padded(model, scope, x, mask, *fixture.call.autopad) : model(scope, x, mask);
@@ -88,7 +103,8 @@ Results run_transformer(const Fixture& fixture) {
 Results run_language_model(const Fixture& fixture) {
   SinkhornTransformerLM model(fixture.config, Rng(0), DType::f64);
   fixture.load(model);
-  const Scope scope{Tape::record()};
+  InjectedNoise noise = fixture.noise();
+  const Scope scope{.tape = Tape::record(), .injected = &noise};
   const Tensor ids = fixture.tensor("in.ids", DType::i32);
   const Tensor mask = fixture.optional("in.input_mask", DType::boolean);
   Var y, loss;
@@ -106,7 +122,26 @@ Results run_language_model(const Fixture& fixture) {
   return results;
 }
 
+Results run_encoder_decoder(const Fixture& fixture) {
+  EncoderDecoder model(fixture.pair, Rng(0), DType::f64);
+  fixture.load(model.encoder(), "encoder.");
+  fixture.load(model.decoder(), "decoder.");
+  InjectedNoise noise = fixture.noise();
+  const Scope scope{.tape = Tape::record(), .injected = &noise};
+  const MaskedIds source{fixture.tensor("in.ids", DType::i32), fixture.optional("in.input_mask", DType::boolean)};
+  const MaskedIds target{fixture.tensor("in.decoder_ids", DType::i32),
+                         fixture.optional("in.decoder_mask", DType::boolean)};
+  const Var y = model(scope, source, target);
+  const Var loss = cross_entropy(y, fixture.tensor("in.targets", DType::i32), target.mask).loss;
+  const Gradients gradients = scope.tape.backward(loss);
+  Results results{y.value, loss.value, {}};
+  collect_gradients(model.encoder(), gradients, results, "encoder.");
+  collect_gradients(model.decoder(), gradients, results, "decoder.");
+  return results;
+}
+
 Results run(const Fixture& fixture) {
+  if (fixture.kind == "encoder_decoder") return run_encoder_decoder(fixture);
   if (fixture.kind == "transformer") return run_transformer(fixture);
   if (fixture.kind == "lm" || fixture.kind == "lm_embeddings" || fixture.kind == "autoregressive_loss")
     return run_language_model(fixture);
@@ -125,7 +160,9 @@ Errors compare(const Fixture& fixture, const Results& results) {
   std::map<std::string, Tensor> wanted;
   double largest = 0;
   for (const safetensors::Entry& entry : fixture.file().entries) {
-    if (!entry.name.starts_with("grad.") && !entry.name.starts_with("ingrad.")) continue;
+    const bool is_gradient = entry.name.starts_with("grad.") || entry.name.starts_with("ingrad.") ||
+                             entry.name.starts_with("encoder.grad.") || entry.name.starts_with("decoder.grad.");
+    if (!is_gradient) continue;
     const Tensor& gradient = wanted[entry.name] = read_tensor(fixture.file(), entry, DType::f64);
     for (double x : gradient.to_vector()) largest = std::max(largest, std::abs(x));
   }

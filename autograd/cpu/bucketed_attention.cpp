@@ -13,19 +13,21 @@
 namespace sinkhorn::kernels {
 namespace {
 
-// A stretch of `bucket` key columns that a query bucket looks at.
+// A stretch of `width` key columns that a query bucket looks at, the first of them column `at` of the tile.
 struct Block {
-  enum Kind { closed, null, earlier, own } kind;
-  std::int64_t begin;   // first slot of its keys; of no meaning for null, whose one key stands in every column
-  std::int64_t choice;  // place of its weight in (B, h, N, n); -1: weight 1
+  enum Kind { closed, null, keys, own } kind;
+  std::int64_t begin;  // first slot of its keys; of no meaning for null, whose one key stands in every column
+  std::int64_t width;
+  std::int64_t choice;  // place of its weight in (B, h, lists, n); -1: weight 1
+  std::int64_t at = 0;
 };
 
 // The matrices of one head at work. Each thread keeps its own from head to head, so that their memory is asked for
 // once.
 template <class R>
 struct Workspace {
-  std::vector<R> q, k, v, out, tile;              // forward; q is scaled by 1 / sqrt(d)
-  std::vector<R> dy, dq, dk, dv, qk, dyv, p, ds;  // backward
+  std::vector<R> q, k, v, out, tile;                        // forward; q is scaled by 1 / sqrt(d)
+  std::vector<R> dy, dq, dk, dv, qk, dyv, p, ds, dweights;  // backward
 
   static Workspace& of_this_thread() {
     thread_local Workspace workspace;
@@ -47,20 +49,21 @@ class Head {
   Head(const Arguments& in, std::int64_t sequence, std::int64_t head)
       : in_(in),
         s_(in.shape),
-        b_(s_.bucket),
+        pattern_(s_.pattern),
+        b_(pattern_.bucket),
         d_(s_.width),
         sequence_(sequence),
         head_(head),
-        is_local_(head < s_.local),
-        sorting_head_(head - s_.local),
+        is_local_(head < pattern_.local),
+        sorting_head_(head - pattern_.local),
         shift_(is_local_ ? 0 : s_.shift(sorting_head_)),
-        columns_(b_ * (is_local_ ? 2 : s_.n_top + 1)),
+        columns_(is_local_ ? b_ * (pattern_.causal ? 2 : 3) : s_.n_top * pattern_.key_bucket + (pattern_.own ? b_ : 0)),
         w_(Workspace<R>::of_this_thread()) {
-    load(in.q, 1, 0, w_.q);
-    load(in.kv, 2, 0, w_.k);
-    load(in.kv, 2, 1, w_.v);
+    load(in.q, s_.length, 1, 0, w_.q);
+    load(in.kv, s_.key_length, 2, 0, w_.k);
+    load(in.kv, s_.key_length, 2, 1, w_.v);
     for (R& x : w_.q) x *= scale();
-    if (!is_local_) {
+    if (!is_local_ && s_.nulls() > 0) {
       null_key_.assign(in.null_keys + sorting_head_ * d_, in.null_keys + (sorting_head_ + 1) * d_);
       null_value_.assign(in.null_values + sorting_head_ * d_, in.null_values + (sorting_head_ + 1) * d_);
     }
@@ -77,16 +80,19 @@ class Head {
       for (std::int64_t i = 0; i < b_; ++i) log_sum_exp[u * b_ + i] = softmax(&tile[i * columns_]);
       drop(u, tile);
       for (std::size_t c = 0; c < blocks_.size(); ++c)
-        accumulate(weight(c), &tile[c * b_], w_.v, null_value_, blocks_[c], &out[u * b_ * d_]);
+        accumulate(weight(c), &tile[blocks_[c].at], w_.v, null_value_, blocks_[c], &out[u * b_ * d_]);
     }
-    store(out, y, 1, 0);
+    store(out, y, s_.length, 1, 0);
   }
 
   // Writes this head's parts of dq, dkv and dweights, and its share of the null gradients, one row each.
   void backward(const R* log_sum_exp, const T* dy, const Flows& d, R* d_null_key, R* d_null_value) {
-    load(dy, 1, 0, w_.dy);
-    Rows &dq = w_.dq, &dk = w_.dk, &dv = w_.dv, &qk = w_.qk, &dyv = w_.dyv, &p = w_.p, &ds = w_.ds;
-    for (Rows* sum : {&dq, &dk, &dv}) sum->assign(w_.q.size(), R(0));
+    load(dy, s_.length, 1, 0, w_.dy);
+    Rows &dq = w_.dq, &dk = w_.dk, &dv = w_.dv, &qk = w_.qk, &dyv = w_.dyv, &p = w_.p, &ds = w_.ds, &dw = w_.dweights;
+    dq.assign(w_.q.size(), R(0));
+    for (Rows* sum : {&dk, &dv}) sum->assign(w_.k.size(), R(0));
+    const std::int64_t choices = is_local_ ? 0 : s_.lists * s_.n_top, first_choice = choice_of(0);
+    dw.assign(choices, R(0));
     for (Rows* tile : {&qk, &dyv}) tile->resize(b_ * columns_);
     for (std::int64_t u = 0; u < s_.buckets(); ++u) {
       const R *q = &w_.q[u * b_ * d_], *dy_u = &w_.dy[u * b_ * d_];
@@ -101,8 +107,8 @@ class Head {
       for (std::int64_t i = 0; i < b_; ++i) score_gradient(&ds[i * columns_], &p[i * columns_], &dyv[i * columns_]);
       for (std::size_t c = 0; c < blocks_.size(); ++c) {
         const Block& block = blocks_[c];
-        const std::int64_t at = c * b_;
-        if (block.choice >= 0) d.weights[block.choice] = tile_dot(ds, qk, at) + tile_dot(p, dyv, at);
+        const std::int64_t at = block.at;
+        if (block.choice >= 0) dw[block.choice - first_choice] += tile_dot(ds, qk, block) + tile_dot(p, dyv, block);
         if (block.kind == Block::closed) continue;
         const R w = weight(c);
         accumulate(w, &ds[at], w_.k, null_key_, block, &dq[u * b_ * d_]);
@@ -111,66 +117,81 @@ class Head {
       }
     }
     for (R& x : dq) x *= scale();
-    store(dq, d.q, 1, 0);
-    store(dk, d.kv, 2, 0);
-    store(dv, d.kv, 2, 1);
+    store(dq, d.q, s_.length, 1, 0);
+    store(dk, d.kv, s_.key_length, 2, 0);
+    store(dv, d.kv, s_.key_length, 2, 1);
+    for (std::int64_t i = 0; i < choices; ++i) d.weights[first_choice + i] = T(dw[i]);
   }
 
  private:
   R scale() const { return 1 / std::sqrt(R(d_)); }
   R weight(std::size_t c) const { return blocks_[c].choice < 0 ? R(1) : R(in_.weights[blocks_[c].choice]); }
 
-  std::int64_t position(std::int64_t slot) const {
+  // The token in a slot of this head, as an index into (B, length).
+  std::int64_t token(std::int64_t slot, std::int64_t length) const {
     const std::int64_t rotated = slot + shift_;
-    return rotated < s_.length ? rotated : rotated - s_.length;
+    return sequence_ * length + (rotated < length ? rotated : rotated - length);
   }
-  bool is_real(std::int64_t slot) const { return in_.mask[sequence_ * s_.length + position(slot)]; }
+  bool is_real_query(std::int64_t slot) const { return !in_.mask || in_.mask[token(slot, s_.length)]; }
+  bool is_real_key(std::int64_t slot) const { return !in_.key_mask || in_.key_mask[token(slot, s_.key_length)]; }
 
-  // The row of a slot in a tensor (B, T, parts, H, d).
-  std::int64_t row(std::int64_t slot, std::int64_t parts, std::int64_t part) const {
-    return (((sequence_ * s_.length + position(slot)) * parts + part) * s_.heads + head_) * d_;
+  // The row of a slot in a tensor (B, length, parts, H, d).
+  std::int64_t row(std::int64_t slot, std::int64_t length, std::int64_t parts, std::int64_t part) const {
+    return ((token(slot, length) * parts + part) * s_.heads + head_) * d_;
   }
-  void load(const T* x, std::int64_t parts, std::int64_t part, Rows& rows) const {
-    rows.resize(s_.length * d_);
-    for (std::int64_t slot = 0; slot < s_.length; ++slot) {
-      const T* from = x + row(slot, parts, part);
+  void load(const T* x, std::int64_t length, std::int64_t parts, std::int64_t part, Rows& rows) const {
+    rows.resize(length * d_);
+    for (std::int64_t slot = 0; slot < length; ++slot) {
+      const T* from = x + row(slot, length, parts, part);
       std::copy(from, from + d_, &rows[slot * d_]);
     }
   }
-  void store(const Rows& rows, T* x, std::int64_t parts, std::int64_t part) const {
-    for (std::int64_t slot = 0; slot < s_.length; ++slot)
-      std::copy(&rows[slot * d_], &rows[slot * d_] + d_, x + row(slot, parts, part));
+  void store(const Rows& rows, T* x, std::int64_t length, std::int64_t parts, std::int64_t part) const {
+    for (std::int64_t slot = 0; slot < length; ++slot)
+      std::copy(&rows[slot * d_], &rows[slot * d_] + d_, x + row(slot, length, parts, part));
+  }
+  // The first choice of a row of routing.
+  std::int64_t choice_of(std::int64_t list) const {
+    return ((sequence_ * s_.sorting() + sorting_head_) * s_.lists + list) * s_.n_top;
   }
 
   // The blocks of query bucket u, in the order of their columns.
   void choose(std::int64_t u) {
     blocks_.clear();
     if (is_local_) {
-      blocks_.push_back({u > 0 ? Block::earlier : Block::closed, (u - 1) * b_, -1});
+      blocks_.push_back({u > 0 ? Block::keys : Block::closed, (u - 1) * b_, b_, -1});
+      blocks_.push_back({Block::own, u * b_, b_, -1});
+      const bool is_last = u == s_.buckets() - 1;
+      if (!pattern_.causal) blocks_.push_back({is_last ? Block::closed : Block::keys, (u + 1) * b_, b_, -1});
     } else {
-      const std::int64_t first = ((sequence_ * s_.sorting() + sorting_head_) * s_.buckets() + u) * s_.n_top;
+      const std::int64_t c = pattern_.key_bucket, first = choice_of(s_.lists == 1 ? 0 : u);
       for (std::int64_t choice = first; choice < first + s_.n_top; ++choice) {
-        const std::int64_t pick = in_.picks[choice], source = pick - s_.n_top;
-        blocks_.push_back({pick < 0 ? Block::closed : source < 0 ? Block::null : Block::earlier, source * b_, choice});
+        const std::int64_t pick = in_.picks[choice], source = pick - s_.nulls();
+        blocks_.push_back({pick < 0 ? Block::closed : source < 0 ? Block::null : Block::keys, source * c, c, choice});
       }
+      if (pattern_.own) blocks_.push_back({Block::own, u * b_, b_, -1});
     }
-    blocks_.push_back({Block::own, u * b_, -1});
+    std::int64_t at = 0;
+    for (Block& block : blocks_) {
+      block.at = at;
+      at += block.width;
+    }
   }
 
   // tile = rows (bucket, d) times the transposed keys of every block; 0 in closed blocks.
   void products(const R* rows, const Rows& keys, const Rows& null_key, Rows& tile) const {
-    for (std::size_t c = 0; c < blocks_.size(); ++c) {
-      R* columns = &tile[c * b_];
-      if (blocks_[c].kind == Block::earlier || blocks_[c].kind == Block::own) {
-        cpu::gemm_serial<R>(false, true, b_, b_, d_, R(1), rows, d_, &keys[blocks_[c].begin * d_], d_, R(0), columns,
-                            columns_);
+    for (const Block& block : blocks_) {
+      R* columns = &tile[block.at];
+      if (block.kind == Block::keys || block.kind == Block::own) {
+        cpu::gemm_serial<R>(false, true, b_, block.width, d_, R(1), rows, d_, &keys[block.begin * d_], d_, R(0),
+                            columns, columns_);
         continue;
       }
       for (std::int64_t i = 0; i < b_; ++i) {
         R product = 0;
-        if (blocks_[c].kind == Block::null)
+        if (block.kind == Block::null)
           for (std::int64_t e = 0; e < d_; ++e) product += rows[i * d_ + e] * null_key[e];
-        std::fill_n(columns + i * columns_, b_, product);
+        std::fill_n(columns + i * columns_, block.width, product);
       }
     }
   }
@@ -181,19 +202,22 @@ class Head {
     constexpr R kClosed = -std::numeric_limits<R>::infinity();
     const bool wraps = shift_ > 0 && u == s_.buckets() - 1;
     for (std::int64_t i = 0; i < b_; ++i) {
-      const bool is_padding = in_.mask && !is_real(u * b_ + i);
+      const bool is_padding = !is_real_query(u * b_ + i);
       for (std::size_t c = 0; c < blocks_.size(); ++c) {
-        R* columns = &tile[i * columns_ + c * b_];
-        const bool own = blocks_[c].kind == Block::own, wrapped = wraps && i > 0;
-        std::int64_t begin = own && wrapped ? 1 : 0, end = own ? i + 1 : wrapped ? 0 : b_;
-        if (is_padding || blocks_[c].kind == Block::closed) begin = end = 0;
+        const Block& block = blocks_[c];
+        R* columns = &tile[i * columns_ + block.at];
+        const bool own = block.kind == Block::own, wrapped = wraps && i > 0;
+        std::int64_t begin = own && wrapped ? 1 : 0, end = block.width;
+        if (own && pattern_.causal) end = i + 1;
+        if (!own && wrapped) end = 0;
+        if (is_padding || block.kind == Block::closed) begin = end = 0;
         std::fill(columns, columns + begin, kClosed);
-        std::fill(columns + end, columns + b_, kClosed);
+        std::fill(columns + end, columns + block.width, kClosed);
         if (const R w = weight(c); w != 1)
           for (std::int64_t j = begin; j < end; ++j) columns[j] *= w;
-        if (in_.mask && blocks_[c].kind != Block::null)
+        if (in_.key_mask && block.kind != Block::null)
           for (std::int64_t j = begin; j < end; ++j)
-            if (!is_real(blocks_[c].begin + j)) columns[j] = kClosed;
+            if (!is_real_key(block.begin + j)) columns[j] = kClosed;
       }
     }
   }
@@ -224,13 +248,13 @@ class Head {
     R dot = 0;
     for (std::size_t c = 0; c < blocks_.size(); ++c) {
       R partial = 0;
-      for (std::int64_t j = c * b_; j < std::int64_t(c + 1) * b_; ++j) partial += p[j] * dyv[j];
+      for (std::int64_t j = blocks_[c].at; j < blocks_[c].at + blocks_[c].width; ++j) partial += p[j] * dyv[j];
       dot += weight(c) * partial;
     }
     const R keep_scale = R(1 / (1 - in_.dropout));
     for (std::size_t c = 0; c < blocks_.size(); ++c) {
       const R w = weight(c);
-      for (std::int64_t j = c * b_; j < std::int64_t(c + 1) * b_; ++j) {
+      for (std::int64_t j = blocks_[c].at; j < blocks_[c].at + blocks_[c].width; ++j) {
         const R kept = in_.dropout == 0 ? R(1) : p[j] != 0 ? keep_scale : R(0);
         ds[j] *= w * kept * dyv[j] - dot;
       }
@@ -241,7 +265,8 @@ class Head {
   void drop(std::int64_t u, Rows& tile) const {
     if (in_.dropout == 0) return;
     const RandomBits& bits = is_local_ ? in_.local_bits : in_.sorting_bits;
-    const std::int64_t group = is_local_ ? sequence_ * s_.local + head_ : sequence_ * s_.sorting() + sorting_head_;
+    const std::int64_t group =
+        is_local_ ? sequence_ * pattern_.local + head_ : sequence_ * s_.sorting() + sorting_head_;
     const std::int64_t first = (group * s_.buckets() + u) * std::int64_t(tile.size());
     const R keep_scale = R(1 / (1 - in_.dropout));
     cpu::for_random_words(
@@ -252,44 +277,46 @@ class Head {
         });
   }
 
-  // into (bucket, d) += w * columns (bucket, bucket) times the rows of the block.
+  // into (bucket, d) += w * columns (bucket, width) times the rows of the block.
   void accumulate(R w, const R* columns, const Rows& rows, const Rows& null_row, const Block& block, R* into) const {
     if (block.kind == Block::closed) return;
     if (block.kind != Block::null)
-      return cpu::gemm_serial<R>(false, false, b_, d_, b_, w, columns, columns_, &rows[block.begin * d_], d_, R(1),
-                                 into, d_);
+      return cpu::gemm_serial<R>(false, false, b_, d_, block.width, w, columns, columns_, &rows[block.begin * d_], d_,
+                                 R(1), into, d_);
     for (std::int64_t i = 0; i < b_; ++i)
-      add_scaled(w * row_sum(columns + i * columns_), null_row.data(), into + i * d_);
+      add_scaled(w * row_sum(columns + i * columns_, block.width), null_row.data(), into + i * d_);
   }
-  // The block's rows of `into` += w * columns' (bucket, bucket) times rows (bucket, d).
+  // The block's rows of `into` += w * columns' (width, bucket) times rows (bucket, d).
   void scatter(R w, const R* columns, const R* rows, const Block& block, Rows& into, R* into_null) const {
     if (block.kind != Block::null)
-      return cpu::gemm_serial<R>(true, false, b_, d_, b_, w, columns, columns_, rows, d_, R(1), &into[block.begin * d_],
-                                 d_);
-    for (std::int64_t i = 0; i < b_; ++i) add_scaled(w * row_sum(columns + i * columns_), rows + i * d_, into_null);
+      return cpu::gemm_serial<R>(true, false, block.width, d_, b_, w, columns, columns_, rows, d_, R(1),
+                                 &into[block.begin * d_], d_);
+    for (std::int64_t i = 0; i < b_; ++i)
+      add_scaled(w * row_sum(columns + i * columns_, block.width), rows + i * d_, into_null);
   }
-  R row_sum(const R* row) const {
+  R row_sum(const R* row, std::int64_t width) const {
     R sum = 0;
-    for (std::int64_t j = 0; j < b_; ++j) sum += row[j];
+    for (std::int64_t j = 0; j < width; ++j) sum += row[j];
     return sum;
   }
   void add_scaled(R factor, const R* row, R* into) const {
     for (std::int64_t e = 0; e < d_; ++e) into[e] += factor * row[e];
   }
-  // Sum of the products of two tiles over the `bucket` columns from `at`.
-  R tile_dot(const Rows& x, const Rows& y, std::int64_t at) const {
+  // Sum of the products of two tiles over the columns of a block.
+  R tile_dot(const Rows& x, const Rows& y, const Block& block) const {
     R sum = 0;
     for (std::int64_t i = 0; i < b_; ++i)
-      for (std::int64_t j = i * columns_ + at; j < i * columns_ + at + b_; ++j) sum += x[j] * y[j];
+      for (std::int64_t j = i * columns_ + block.at; j < i * columns_ + block.at + block.width; ++j) sum += x[j] * y[j];
     return sum;
   }
 
   const Arguments& in_;
   const AttentionShape& s_;
+  const AttentionPattern& pattern_;
   const std::int64_t b_, d_, sequence_, head_;
   const bool is_local_;
   const std::int64_t sorting_head_, shift_, columns_;
-  Workspace<R>& w_;  // q, k, v and their kin are (T, d); the tiles (bucket, columns)
+  Workspace<R>& w_;  // q and its kin are (T, d), k and v (S, d); the tiles (bucket, columns)
   Rows null_key_, null_value_;
   std::vector<Block> blocks_;
 };
@@ -316,11 +343,11 @@ void BucketedAttention<T>::backward(Cpu, const Arguments& in, const Real<T>* log
       Head<T>(in, item / s.heads, item % s.heads)
           .backward(log_sum_exp + item * s.length, dy, d, &null_keys[item * s.width], &null_values[item * s.width]);
   });
-  for (std::int64_t i = 0; i < s.sorting() * s.width; ++i) {
+  for (std::int64_t i = 0; d.null_keys && i < s.sorting() * s.width; ++i) {
     R key = 0, value = 0;
     for (std::int64_t sequence = 0; sequence < s.batch; ++sequence) {
-      key += null_keys[(sequence * s.heads + s.local) * s.width + i];
-      value += null_values[(sequence * s.heads + s.local) * s.width + i];
+      key += null_keys[(sequence * s.heads + s.pattern.local) * s.width + i];
+      value += null_values[(sequence * s.heads + s.pattern.local) * s.width + i];
     }
     d.null_keys[i] = key;
     d.null_values[i] = value;

@@ -10,7 +10,7 @@ kernels::SummaryShape BucketSummary::summary_shape(const Shape& x) const {
   const std::int64_t parts = x.rank() == 5 ? x[2] : 1;
   if (part < 0 || part >= parts || local < 0 || local > x[-2])
     fail("bucket_summary: part ", part, " and ", local, " local heads do not fit ", x);
-  return {x[0], x[1], parts, x[-2], x[-1], part, local, bucket};
+  return {x[0], x[1], parts, x[-2], x[-1], part, local, bucket, rotates};
 }
 
 Output BucketSummary::forward(Saved& save, Inputs in) const {
@@ -38,14 +38,16 @@ Tensors BucketSummary::backward(const Saved& saved, const Tensor& dy) const {
 
 std::vector<Case<BucketSummary>> BucketSummary::cases() {
   std::vector<Case<BucketSummary>> cases;
-  for (Summary kind : {Summary::mean_at_first, Summary::value_at_first, Summary::sum_of_means}) {
-    const std::string which = std::to_string(static_cast<int>(kind));
-    cases.push_back({"kind " + which, {kind, 3, 1, 0}, [](Draw& draw) {
+  for (Summary kind :
+       {Summary::mean_at_first, Summary::value_at_first, Summary::sum_of_means, Summary::mean, Summary::sum}) {
+    const std::string which = "kind " + std::to_string(static_cast<int>(kind));
+    const bool rotates = kind != Summary::mean && kind != Summary::sum;
+    auto packed = [](Draw& draw) { return Tensors{draw.uniform({2, 6, 2, 2, 2}), draw.mask({2, 6})}; };
+    cases.push_back({which, {kind, 3, 1, 0, rotates}, [](Draw& draw) {
                        return Tensors{draw.uniform({2, 6, 3, 2}), {}};
                      }});
-    cases.push_back({"kind " + which + ", packed and padded", {kind, 2, 0, 1}, [](Draw& draw) {
-                       return Tensors{draw.uniform({2, 6, 2, 2, 2}), draw.mask({2, 6})};
-                     }});
+    cases.push_back({which + ", packed and padded", {kind, 2, 0, 1, rotates}, packed});
+    cases.push_back({which + ", the other way round", {kind, 2, 0, 1, !rotates}, packed});
   }
   return cases;
 }
@@ -53,8 +55,8 @@ std::vector<Case<BucketSummary>> BucketSummary::cases() {
 }  // namespace ops
 
 Var bucket_summary(const Var& x, Summary kind, std::int64_t bucket, std::int64_t local, std::int64_t part,
-                   const Tensor& mask) {
-  return apply(ops::BucketSummary{kind, bucket, local, part}, {x, mask});
+                   const Tensor& mask, bool rotates) {
+  return apply(ops::BucketSummary{kind, bucket, local, part, rotates}, {x, mask});
 }
 
 }  // namespace sinkhorn

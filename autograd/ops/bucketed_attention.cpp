@@ -3,60 +3,91 @@
 namespace sinkhorn {
 namespace {
 
-enum Input { kQ, kKv, kWeights, kNullKeys, kNullValues, kPicks, kMask };
+enum Input { kQ, kKv, kWeights, kNullKeys, kNullValues, kPicks, kMask, kKeyMask };
 
-AttentionShape attention_shape(Inputs in, std::int64_t bucket, std::int64_t local) {
+void check_pattern(const AttentionPattern& p, std::int64_t length, std::int64_t key_length, std::int64_t heads) {
+  auto whole = [](std::int64_t length, std::int64_t bucket, const char* which) {
+    if (bucket < 1 || length % bucket != 0)
+      fail("bucketed_attention: the ", which, " length ", length, " is not a multiple of the bucket size ", bucket);
+  };
+  whole(length, p.bucket, "query");
+  whole(key_length, p.key_bucket, "key");
+  if (p.local < 0 || p.local > heads) fail("bucketed_attention: ", p.local, " local heads of ", heads);
+  if ((p.own || p.causal || p.local > 0) && length != key_length)
+    fail("bucketed_attention: queries see their own bucket or window, so as many keys are needed as queries: ", length,
+         " queries, ", key_length, " keys");
+  if (p.causal && p.bucket != p.key_bucket)
+    fail("bucketed_attention: a causal layer needs equal buckets, got ", p.bucket, " for queries and ", p.key_bucket,
+         " for keys");
+}
+
+AttentionShape attention_shape(Inputs in, const AttentionPattern& pattern) {
   const Shape &q = in[kQ].shape(), &kv = in[kKv].shape();
-  if (q.rank() != 4 || kv != Shape{q[0], q[1], 2, q[2], q[3]})
-    fail("bucketed_attention: expected q (B, T, H, d) and kv (B, T, 2, H, d), got ", q, " and ", kv);
-  if (bucket < 1 || q[1] % bucket != 0)
-    fail("bucketed_attention: the length ", q[1], " is not a multiple of the bucket size ", bucket);
-  if (local < 0 || local > q[2]) fail("bucketed_attention: ", local, " local heads of ", q[2]);
+  if (q.rank() != 4 || kv.rank() != 5 || kv != Shape{q[0], kv[1], 2, q[2], q[3]})
+    fail("bucketed_attention: expected q (B, T, H, d) and kv (B, S, 2, H, d), got ", q, " and ", kv);
+  check_pattern(pattern, q[1], kv[1], q[2]);
   const Shape &weights = in[kWeights].shape(), &picks = in[kPicks].shape();
-  AttentionShape s{q[0], q[1], q[2], local, q[3], bucket, weights.rank() == 4 ? weights[3] : 0};
-  const Shape expected{s.batch, s.sorting(), s.buckets(), s.n_top}, nulls{s.sorting(), 1, s.width};
-  if (weights != expected || picks != expected)
-    fail("bucketed_attention: expected weights and picks (B, h, N, n) = ", expected, ", got ", weights, " and ", picks);
-  if (in[kNullKeys].shape() != nulls || in[kNullValues].shape() != nulls)
+  AttentionShape s{pattern, q[0], q[1], kv[1], q[2], q[3], 0, 0};
+  if (weights.rank() == 4) {
+    s.lists = weights[2];
+    s.n_top = weights[3];
+  }
+  const Shape expected{s.batch, s.sorting(), s.lists, s.n_top}, nulls{s.sorting(), 1, s.width};
+  const bool fits = s.lists == s.buckets() || (s.lists == 1 && !pattern.causal);
+  if (weights != expected || picks != expected || !fits)
+    fail("bucketed_attention: expected weights and picks (B, h, N, n), or (B, h, 1, n) if not causal, of B ", s.batch,
+         ", h ", s.sorting(), ", N ", s.buckets(), ", got ", weights, " and ", picks);
+  if (pattern.causal && (in[kNullKeys].shape() != nulls || in[kNullValues].shape() != nulls))
     fail("bucketed_attention: expected null keys and values ", nulls, ", got ", in[kNullKeys].shape(), " and ",
          in[kNullValues].shape());
-  if (in[kMask] && in[kMask].shape() != Shape{s.batch, s.length})
-    fail("bucketed_attention: expected a mask (B, T) = ", Shape{s.batch, s.length}, ", got ", in[kMask].shape());
+  auto check_mask = [&](const Tensor& mask, std::int64_t length, const char* which) {
+    if (mask && mask.shape() != Shape{s.batch, length})
+      fail("bucketed_attention: expected a ", which, " mask ", Shape{s.batch, length}, ", got ", mask.shape());
+  };
+  check_mask(in[kMask], s.length, "query");
+  check_mask(in[kKeyMask], s.key_length, "key");
   return s;
 }
 
 template <class T>
 typename kernels::BucketedAttention<T>::Arguments arguments(const ops::BucketedAttention& op, Inputs in) {
-  return {attention_shape(in, op.bucket, op.local),
+  auto values = [&](Input i) { return in[i] ? in[i].data<T>() : nullptr; };
+  auto mask = [&](Input i) { return in[i] ? in[i].data<bool>() : nullptr; };
+  return {attention_shape(in, op.pattern),
           in[kQ].data<T>(),
           in[kKv].data<T>(),
           in[kWeights].data<T>(),
           in[kPicks].data<std::int32_t>(),
-          in[kNullKeys].data<T>(),
-          in[kNullValues].data<T>(),
-          in[kMask] ? in[kMask].data<bool>() : nullptr,
+          values(kNullKeys),
+          values(kNullValues),
+          mask(kMask),
+          mask(kKeyMask),
           op.dropout,
           op.rng.split(0).bits(),
           op.rng.split(1).bits()};
 }
 
-// The inputs of one case: routing that obeys causality, with nulls and earlier buckets among the picks.
-Tensors draw_inputs(Draw& draw, AttentionShape s, bool masked) {
-  Tensor picks(Shape{s.batch, s.sorting(), s.buckets(), s.n_top}, DType::i32);
+// The inputs of one case: distinct picks within a row; causal ones are nulls and earlier buckets.
+Tensors draw_inputs(Draw& draw, const AttentionShape& s, bool masked) {
+  Tensor picks(Shape{s.batch, s.sorting(), s.lists, s.n_top}, DType::i32);
   const Tensor random = draw.integers(picks.shape(), 1 << 20);
   for (std::int64_t i = 0; i < picks.count(); ++i) {
-    const std::int64_t u = i / s.n_top % s.buckets(), choices = s.n_top + u;
-    // distinct within a row: consecutive columns from a random one
+    const std::int64_t u = i / s.n_top % s.lists, choices = s.pattern.causal ? s.n_top + u : s.key_buckets();
+    // consecutive columns from a random one
     const std::int64_t start = random.data<std::int32_t>()[i - i % s.n_top];
-    picks.data<std::int32_t>()[i] = std::int32_t((start + i % s.n_top) % choices);
+    picks.data<std::int32_t>()[i] = i % s.n_top < choices ? std::int32_t((start + i % s.n_top) % choices) : -1;
   }
+  auto null = [&] { return s.pattern.causal ? draw.uniform({s.sorting(), 1, s.width}) : Tensor(); };
+  auto mask = [&](std::int64_t length) { return masked ? draw.mask({s.batch, length}) : Tensor(); };
+  const Tensor queries = mask(s.length);
   return {draw.uniform({s.batch, s.length, s.heads, s.width}),
-          draw.uniform({s.batch, s.length, 2, s.heads, s.width}),
+          draw.uniform({s.batch, s.key_length, 2, s.heads, s.width}),
           draw.uniform(picks.shape(), 0.2, 1),
-          draw.uniform({s.sorting(), 1, s.width}),
-          draw.uniform({s.sorting(), 1, s.width}),
+          null(),
+          null(),
           picks,
-          masked ? draw.mask({s.batch, s.length}) : Tensor()};
+          queries,
+          s.length == s.key_length ? queries : mask(s.key_length)};
 }
 
 }  // namespace
@@ -64,7 +95,7 @@ Tensors draw_inputs(Draw& draw, AttentionShape s, bool masked) {
 namespace ops {
 
 Output BucketedAttention::forward(Saved& save, Inputs in) const {
-  const AttentionShape s = attention_shape(in, bucket, local);
+  const AttentionShape s = attention_shape(in, pattern);
   Tensor y = in[kQ].like();
   Tensor log_sum_exp(Shape{s.batch, s.heads, s.length}, y.dtype() == DType::f64 ? DType::f64 : DType::f32, y.device());
   dispatch(y, [&]<class T>(auto space) {
@@ -78,35 +109,51 @@ Output BucketedAttention::forward(Saved& save, Inputs in) const {
 Tensors BucketedAttention::backward(const Saved& saved, const Tensor& dy) const {
   const Inputs in(saved.tensors.data(), saved.tensors.size() - 1);
   Tensors flows(in.size());
-  for (int k = kQ; k <= kNullValues; ++k) flows[k] = in[k].like();
+  for (int k = kQ; k <= kNullValues; ++k)
+    if (in[k]) flows[k] = in[k].like();
   dispatch(dy, [&]<class T>(auto space) {
     kernels::BucketedAttention<T>::backward(space, arguments<T>(*this, in), saved.tensors.back().data<Real<T>>(),
                                             dy.data<T>(),
                                             {flows[kQ].data<T>(), flows[kKv].data<T>(), flows[kWeights].data<T>(),
-                                             flows[kNullKeys].data<T>(), flows[kNullValues].data<T>()});
+                                             flows[kNullKeys] ? flows[kNullKeys].data<T>() : nullptr,
+                                             flows[kNullValues] ? flows[kNullValues].data<T>() : nullptr});
   });
   return flows;
 }
 
 std::vector<Case<BucketedAttention>> BucketedAttention::cases() {
   auto at = [](std::string label, AttentionShape s, bool masked = false, double dropout = 0) {
-    return Case<BucketedAttention>(std::move(label), {s.bucket, s.local, dropout, Rng(5)},
+    return Case<BucketedAttention>(std::move(label), {s.pattern, dropout, Rng(5)},
                                    [=](Draw& draw) { return draw_inputs(draw, s, masked); });
   };
-  // batch, length, heads, local, width, bucket, n_top
-  return {at("two sorting heads", {2, 6, 2, 0, 2, 2, 2}), at("one head is rotated", {1, 9, 1, 0, 3, 3, 1}),
-          at("local heads", {1, 6, 2, 2, 2, 2, 0}),       at("mixed, three picks", {1, 6, 4, 1, 2, 2, 3}),
-          at("buckets of one", {1, 3, 2, 1, 2, 1, 2}),    at("one bucket", {2, 3, 2, 0, 2, 3, 2}),
-          at("padding", {2, 6, 3, 1, 2, 3, 2}, true),     at("dropout", {1, 6, 3, 1, 2, 3, 2}, false, 0.3)};
+  auto causal = [](std::int64_t bucket, std::int64_t local) { return AttentionPattern{bucket, bucket, local}; };
+  auto free = [](std::int64_t bucket, std::int64_t key_bucket, std::int64_t local, bool own = true) {
+    return AttentionPattern{bucket, key_bucket, local, false, own};
+  };
+  // pattern, batch, length, key_length, heads, width, lists, n_top
+  return {at("two sorting heads", {causal(2, 0), 2, 6, 6, 2, 2, 3, 2}),
+          at("one head is rotated", {causal(3, 0), 1, 9, 9, 1, 3, 3, 1}),
+          at("local heads", {causal(2, 2), 1, 6, 6, 2, 2, 3, 0}),
+          at("mixed, three picks", {causal(2, 1), 1, 6, 6, 4, 2, 3, 3}),
+          at("buckets of one", {causal(1, 1), 1, 3, 3, 2, 2, 3, 2}),
+          at("one bucket", {causal(3, 0), 2, 3, 3, 2, 2, 1, 2}),
+          at("padding", {causal(3, 1), 2, 6, 6, 3, 2, 2, 2}, true),
+          at("dropout", {causal(3, 1), 1, 6, 6, 3, 2, 2, 2}, false, 0.3),
+          at("both directions", {free(2, 2, 1), 2, 6, 6, 3, 2, 3, 2}),
+          at("both directions, padding", {free(2, 2, 1), 2, 6, 6, 2, 2, 3, 2}, true),
+          at("another key bucket", {free(2, 3, 1), 1, 6, 6, 2, 2, 3, 2}, false, 0.3),
+          at("sortcut", {free(2, 3, 0), 2, 6, 6, 2, 2, 1, 2}, true),
+          at("more picks than buckets", {free(3, 3, 0), 1, 6, 6, 1, 2, 2, 3}),
+          at("context", {free(2, 2, 0, false), 1, 4, 6, 2, 2, 2, 2}),
+          at("context, padding and sortcut", {free(2, 3, 0, false), 2, 4, 6, 2, 2, 1, 2}, true)};
 }
 
 }  // namespace ops
 
-Var bucketed_attention(const Var& q, const Var& kv, const Routing& routing, const Var& null_keys,
-                       const Var& null_values, std::int64_t bucket, std::int64_t local, const Tensor& mask,
-                       double dropout, Rng rng) {
-  return apply(ops::BucketedAttention{bucket, local, dropout, std::move(rng)},
-               {q, kv, routing.weights, null_keys, null_values, routing.picks, mask});
+Var bucketed_attention(const Var& q, const Var& kv, const Routing& routing, const NullBlock& null,
+                       const AttentionPattern& pattern, const AttentionMasks& masks, const AttentionDropout& dropout) {
+  return apply(ops::BucketedAttention{pattern, dropout.rate, dropout.rng},
+               {q, kv, routing.weights, null.keys, null.values, routing.picks, masks.queries, masks.keys});
 }
 
 }  // namespace sinkhorn

@@ -5,30 +5,42 @@
 
 namespace sinkhorn {
 
-/// How the heads of one causal attention layer look at a sequence of `length` tokens. The first `local` heads see their
-/// own window and the one before. The others see `n_top` chosen blocks (nulls or earlier buckets) and their own bucket;
-/// the second half of them works on the sequence rotated left by bucket - 1 (behaviour 2.9, 2.10).
-struct AttentionShape {
-  std::int64_t batch, length, heads, local, width, bucket, n_top;
+/// Who sees whom in one attention layer (behaviour 2.6, 2.9, 2.10; rules 7 and 8). The first `local` heads see their
+/// own window of `bucket` tokens and the one before and, unless causal, the one after. The others see the key buckets
+/// of `key_bucket` tokens that routing chose and, with `own`, their own bucket after them. Causal: of their own bucket
+/// only what lies behind; and the second half of the sorting heads works on the sequence rotated left by bucket - 1.
+struct AttentionPattern {
+  std::int64_t bucket = 1, key_bucket = 1, local = 0;
+  bool causal = true, own = true;
+};
 
-  std::int64_t sorting() const { return heads - local; }
-  std::int64_t buckets() const { return length / bucket; }
+/// A pattern at work on queries of `length` and keys of `key_length` tokens. Each of `lists` rows of routing names
+/// `n_top` blocks: one row for every query bucket, or one for all of them (SortCut). In a causal layer picks below
+/// `nulls` = n_top are null blocks.
+struct AttentionShape {
+  AttentionPattern pattern;
+  std::int64_t batch, length, key_length, heads, width, lists, n_top;
+
+  std::int64_t sorting() const { return heads - pattern.local; }
+  std::int64_t buckets() const { return length / pattern.bucket; }
+  std::int64_t key_buckets() const { return key_length / pattern.key_bucket; }
+  std::int64_t nulls() const { return pattern.causal ? n_top : 0; }
   /// How far the sequence of sorting head `s` is rotated to the left.
-  std::int64_t shift(std::int64_t s) const { return s >= sorting() / 2 ? bucket - 1 : 0; }
+  std::int64_t shift(std::int64_t s) const { return pattern.causal && s >= sorting() / 2 ? pattern.bucket - 1 : 0; }
 };
 
 namespace kernels {
 
 template <class T>
 struct BucketedAttention {
-  /// Everything both passes read. Rows of q are (B, T, H, d); of kv (B, T, 2, H, d).
+  /// Everything both passes read. Rows of q are (B, T, H, d); of kv (B, S, 2, H, d).
   struct Arguments {
     AttentionShape shape;
     const T *q, *kv;
-    const T* weights;                  // (B, h, N, n)
-    const std::int32_t* picks;         // (B, h, N, n): -1 nothing, j < n a null, n + j bucket j
-    const T *null_keys, *null_values;  // (h, 1, d)
-    const bool* mask;                  // (B, T), true = real; null: all real
+    const T* weights;                  // (B, h, lists, n)
+    const std::int32_t* picks;         // (B, h, lists, n): -1 nothing, j < nulls a null, nulls + j key bucket j
+    const T *null_keys, *null_values;  // (h, 1, d); null where there are no null blocks
+    const bool *mask, *key_mask;       // (B, T) and (B, S), true = real; null: all real
     double dropout;
     RandomBits local_bits, sorting_bits;  // element ((g * N + u) * b + i) * J + j of the probabilities (G, N, b, J)
   };
@@ -43,14 +55,14 @@ struct BucketedAttention {
 
 namespace ops {
 
-/// Inputs q (B, T, H, d), kv (B, T, 2, H, d), weights (B, h, N, n), null_keys and null_values (h, 1, d), picks (B, h,
-/// N, n) i32, optional mask (B, T) bool. Output (B, T, H, d); others: log-sum-exp (B, H, T) in f32 or better, slots in
-/// rotated order. With S = w * q k' / sqrt(d) over the allowed keys:   P = softmax(S),  y = (P * w) v
+/// Inputs q (B, T, H, d), kv (B, S, 2, H, d), weights (B, h, lists, n), null_keys and null_values (h, 1, d) or none,
+/// picks (B, h, lists, n) i32, optional masks (B, T) and (B, S) bool. Output (B, T, H, d); others: log-sum-exp (B, H,
+/// T) in f32 or better, slots in rotated order. With S = w * q k' / sqrt(d) over the allowed keys:
+///   P = softmax(S),  y = (P * w) v
 ///   dS = P * (dP - <dP, P>),  dq = dS (w k),  dk = w dS' q,  dv = w P' dy,  dw = <dS, q k'> + <P, dy v'>
 struct BucketedAttention {
   static constexpr std::string_view name = "bucketed_attention";
-  std::int64_t bucket = 1;
-  std::int64_t local = 0;
+  AttentionPattern pattern = {};
   double dropout = 0;
   Rng rng = {};
   Output forward(Saved& save, Inputs in) const;
@@ -60,18 +72,34 @@ struct BucketedAttention {
 
 }  // namespace ops
 
-/// The choices of causal routing: weights (B, h, N, n), differentiable, and picks (B, h, N, n) i32 (behaviour 2.8).
+/// The choices of a sort net by top-k: weights, differentiable, and picks i32, both (B, h, lists, n). In causal
+/// self-attention a pick below n is a null, n + j is key bucket j; elsewhere j is key bucket j (behaviour 2.3, 2.8).
 struct Routing {
   Var weights;
   Tensor picks;
 };
 
-/// Causal attention of all heads of a layer: q (B, T, H, d), kv (B, T, 2, H, d) with keys first. The first `local`
-/// heads are local, the others use `routing` and the null keys and values (h, 1, d). Rows of padded queries, and rows
-/// with nothing to attend to, are 0. `dropout` acts on the probabilities. Returns (B, T, H, d). Errors name the extents
-/// that do not fit.
-Var bucketed_attention(const Var& q, const Var& kv, const Routing& routing, const Var& null_keys,
-                       const Var& null_values, std::int64_t bucket, std::int64_t local, const Tensor& mask = {},
-                       double dropout = 0, Rng rng = {});
+/// One token that stands in every slot of a null block, for each sorting head: (h, 1, d) each. Causal layers have them.
+struct NullBlock {
+  Var keys, values;
+};
+
+/// Which queries (B, T) and keys (B, S) are real, bool; a missing mask means all.
+struct AttentionMasks {
+  Tensor queries, keys;
+};
+
+/// Dropout of attention probabilities, and its stream.
+struct AttentionDropout {
+  double rate = 0;
+  Rng rng = {};
+};
+
+/// Attention of all heads of a layer: q (B, T, H, d), kv (B, S, 2, H, d) with keys first. The first `local` heads are
+/// local, the others use `routing` and, if causal, the null block. Rows of padded queries, and rows with nothing to
+/// attend to, are 0. Returns (B, T, H, d). Errors name the extents that do not fit.
+Var bucketed_attention(const Var& q, const Var& kv, const Routing& routing, const NullBlock& null,
+                       const AttentionPattern& pattern, const AttentionMasks& masks = {},
+                       const AttentionDropout& dropout = {});
 
 }  // namespace sinkhorn

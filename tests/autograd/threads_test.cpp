@@ -44,6 +44,7 @@ std::vector<Subject> subjects() {
       {"top_k", {{3000, 30}}, [](auto x) { return top_k(x[0], 3, 0.75).weights; }},
       {"gather_buckets", {{3, 20, 50, 90}, {3, 40, 2}}, [=](auto x) { return gather_buckets(x[0], x[1], picks); }},
       {"sorting_matrix", {{3, 40, 2}}, [=](auto x) { return sorting_matrix(x[0], picks, 500); }},
+      {"sinkhorn", {{300, 7, 65}}, [=](auto x) { return sinkhorn(x[0], allowed.slice(0, 300), 3); }},
       {"maps", {{3000, 65}}, [](auto x) { return gelu(tanh(x[0]) * sigmoid(x[0])); }},
       {"broadcasting", {{3000, 65}, {65}, {3000, 1}, {}}, [](auto x) { return (x[0] + x[1]) * x[2] * x[3]; }},
       {"mask_fill", {{3000, 65}}, [=](auto x) { return mask_fill(x[0], allowed, -1); }},

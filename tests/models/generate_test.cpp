@@ -77,7 +77,7 @@ class Generate : public ::testing::Test {
   std::vector<std::int32_t> greedy(std::vector<std::int32_t> row, int count) {
     std::vector<std::int32_t> made;
     while (count-- > 0) {
-      const Padded input = from_sequences({row});
+      const MaskedIds input = from_sequences({row});
       const Tensor logits = padded(*model, Scope{}, input.ids).value;
       const auto last =
           logits.reshape({-1, 10}).slice(std::int64_t(row.size()) - 1, std::int64_t(row.size())).to_vector();

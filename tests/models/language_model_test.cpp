@@ -55,7 +55,7 @@ TEST(LanguageModel, RefusesWhatThisVersionDoesNotHave) {
 TEST(LanguageModel, PaddedOnTheRightGivesTheLogitsOfEachSequenceAlone) {
   const auto model = testing::random_model(config_of_seven(), 2, DType::f64);
   const std::vector<std::vector<std::int32_t>> sequences{{1, 2, 3, 4, 5, 6, 0, 1, 2}, {3, 3}, {5, 4, 3, 2, 1}};
-  const Padded batch = from_sequences(sequences);
+  const MaskedIds batch = from_sequences(sequences);
   const Tensor together = padded(*model, Scope{}, batch.ids, batch.mask).value;
   for (std::size_t i = 0; i < sequences.size(); ++i) {
     const Tensor alone = padded(*model, Scope{}, from_sequences({sequences[i]}).ids).value;
@@ -67,7 +67,7 @@ TEST(LanguageModel, PaddedOnTheRightGivesTheLogitsOfEachSequenceAlone) {
 
 TEST(AutoregressiveLoss, CountsPositionsWhoseInputAndTargetAreReal) {
   const auto model = testing::random_model(config_of_seven(), 2, DType::f64);
-  const Padded batch = from_sequences({{1, 2, 3, 4, 5}, {3, 3}, {6}});
+  const MaskedIds batch = from_sequences({{1, 2, 3, 4, 5}, {3, 3}, {6}});
   const LanguageModelLoss result = autoregressive_loss(*model, Scope{}, batch.ids, batch.mask);
   EXPECT_EQ(result.counted, 4 + 1 + 0);
   const std::vector<double> logits = result.logits.value.to_vector();
@@ -106,7 +106,7 @@ TEST(AutoregressiveLoss, NothingCountedGivesZeroGradients) {
 
 TEST(RandomTruncation, KeepsAPrefixOfAtLeastTwo) {
   const Tensor ids = Tensor::full({64, 6}, 5, DType::i32);
-  const Padded cut = randomly_truncate(ids, {}, Rng(3));
+  const MaskedIds cut = randomly_truncate(ids, {}, Rng(3));
   std::array<int, 7> lengths{};
   for (int row = 0; row < 64; ++row) {
     const bool* m = cut.mask.data<bool>() + row * 6;
@@ -122,9 +122,9 @@ TEST(RandomTruncation, KeepsAPrefixOfAtLeastTwo) {
 }
 
 TEST(RandomTruncation, RespectsTheUsersMask) {
-  const Padded batch = from_sequences({{1, 2, 3, 4, 5, 6}, {1, 2, 3}, {1, 2}});
+  const MaskedIds batch = from_sequences({{1, 2, 3, 4, 5, 6}, {1, 2, 3}, {1, 2}});
   for (int seed = 0; seed < 20; ++seed) {
-    const Padded cut = randomly_truncate(batch.ids, batch.mask, Rng(seed));
+    const MaskedIds cut = randomly_truncate(batch.ids, batch.mask, Rng(seed));
     for (std::int64_t i = 0; i < cut.mask.count(); ++i) EXPECT_LE(cut.mask.data<bool>()[i], batch.mask.data<bool>()[i]);
   }
 }

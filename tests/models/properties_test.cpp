@@ -166,7 +166,7 @@ Routing route(const Var& queries, const Var& keys, const Tensor& allowed) {
 }
 
 Var attend(const Var& q, const Var& kv, const Routing& routing, const Var& nulls) {
-  return bucketed_attention(q, kv, routing, nulls, nulls, kBucket, 0);
+  return bucketed_attention(q, kv, routing, {nulls, nulls}, {kBucket, kBucket});
 }
 
 std::vector<Planted> planted_leaks() {

@@ -3,35 +3,53 @@
 
 #include <gtest/gtest.h>
 
+#include <numeric>
+
 #include "autograd/gradcheck.h"
 #include "autograd/parallel.h"
+#include "nn/composed_attention.h"
 #include "tests/models/random_model.h"
 
 namespace sinkhorn {
 namespace {
 
 struct Point {
-  Tensor q, kv, weights, null_keys, null_values, picks, mask;
-  std::int64_t bucket, local;
+  Tensor q, kv, weights, null_keys, null_values, picks;
+  AttentionMasks masks;
+  AttentionPattern pattern;
+
+  Routing routing() const { return {weights, picks}; }
 };
 
+enum class Direction { past, both, context };
+
 // Random inputs with the picks and weights of a real sort net.
-Point random_point(std::uint64_t seed, DType dtype = DType::f64) {
+Point random_point(std::uint64_t seed, Direction direction = Direction::past, DType dtype = DType::f64) {
   testing::Dice dice(seed);
-  const std::int64_t batch = 2, heads = dice.between(1, 4), local = dice.upto(heads), width = dice.between(1, 4);
-  const std::int64_t bucket = dice.between(1, 5), length = bucket * dice.between(1, 5), n_top = dice.between(1, 3);
+  const bool causal = direction == Direction::past, cross = direction == Direction::context;
+  const std::int64_t batch = 2, heads = dice.between(1, 4), local = cross ? 0 : dice.upto(heads);
+  const std::int64_t width = dice.between(1, 4), bucket = dice.between(1, 5), n_top = dice.between(1, 3);
+  const std::int64_t key_bucket = causal ? bucket : dice.between(1, 5);
+  const std::int64_t length = std::lcm(bucket, cross ? 1 : key_bucket) * dice.between(1, 5);
+  const std::int64_t key_length = cross ? key_bucket * dice.between(1, 5) : length;
   std::uint32_t tag = 0;
   auto draw = [&](Shape shape) { return uniform(Rng(seed).split(++tag), shape, -2, 2, dtype); };
-  Point p{draw({batch, length, heads, width}),
-          draw({batch, length, 2, heads, width}),
-          {},
-          draw({heads - local, 1, width}),
-          draw({heads - local, 1, width}),
-          {},
-          testing::random_mask(dice, testing::Padding(dice.upto(3)), batch, length),
-          bucket,
-          local};
-  const Routing routing = CausalSortNet()(Scope{}, p.q, p.kv, bucket, local, n_top, 0.75, p.mask);
+  auto mask = [&](std::int64_t length) {
+    return testing::random_mask(dice, testing::Padding(dice.upto(3)), batch, length);
+  };
+  auto null = [&] { return causal ? draw({heads - local, 1, width}) : Tensor(); };
+  Point p{.q = draw({batch, length, heads, width}),
+          .kv = draw({batch, key_length, 2, heads, width}),
+          .weights = {},
+          .null_keys = null(),
+          .null_values = null(),
+          .picks = {},
+          .masks = {mask(length), {}},
+          .pattern = {bucket, key_bucket, local, causal, !cross}};
+  p.masks.keys = cross ? mask(key_length) : p.masks.queries;
+  const SortOptions sort{p.pattern, n_top, dice.chance(0.3) ? dice.between(1, 3) : 0, 0.75, 1, dice.chance(0.5)};
+  const Routing routing = causal ? CausalSortNet()(Scope{}, p.q, p.kv, bucket, local, n_top, 0.75, p.masks.queries)
+                                 : SortNet().route(Scope{}, p.q, p.kv, sort, p.masks);
   p.weights = routing.weights.value;
   p.picks = routing.picks;
   return p;
@@ -40,10 +58,13 @@ Point random_point(std::uint64_t seed, DType dtype = DType::f64) {
 // y, and the gradients of all differentiable inputs for one cotangent.
 Tensors run(decltype(&bucketed_attention) attention, const Point& p, double dropout) {
   const Tape tape = Tape::record();
-  const std::vector<Var> leaves{tape.leaf(p.q), tape.leaf(p.kv), tape.leaf(p.weights), tape.leaf(p.null_keys),
-                                tape.leaf(p.null_values)};
-  const Var y = attention(leaves[0], leaves[1], {leaves[2], p.picks}, leaves[3], leaves[4], p.bucket, p.local, p.mask,
-                          dropout, Rng(3));
+  std::vector<Var> leaves{tape.leaf(p.q), tape.leaf(p.kv), tape.leaf(p.weights)};
+  NullBlock null;
+  if (p.null_keys) {
+    null = {tape.leaf(p.null_keys), tape.leaf(p.null_values)};
+    leaves.insert(leaves.end(), {null.keys, null.values});
+  }
+  const Var y = attention(leaves[0], leaves[1], {leaves[2], p.picks}, null, p.pattern, p.masks, {dropout, Rng(3)});
   const Gradients gradients = tape.backward(y, uniform(Rng(4), y.shape(), -1, 1, y.value.dtype()));
   Tensors all{y.value};
   for (const Var& leaf : leaves) {
@@ -53,9 +74,11 @@ Tensors run(decltype(&bucketed_attention) attention, const Point& p, double drop
   return all;
 }
 
+constexpr Direction kDirections[] = {Direction::past, Direction::both, Direction::context};
+
 TEST(BucketedAttention, EqualsTheComposedForm) {
-  for (int seed = 0; seed < testing::configurations(100, 1000); ++seed) {
-    const Point p = random_point(seed);
+  for (int seed = 0; seed < testing::configurations(150, 1500); ++seed) {
+    const Point p = random_point(seed, kDirections[seed % 3]);
     for (double dropout : {0.0, 0.3}) {
       const Tensors fused = run(bucketed_attention, p, dropout), composed = run(composed_attention, p, dropout);
       double largest = 0;
@@ -69,10 +92,11 @@ TEST(BucketedAttention, EqualsTheComposedForm) {
 
 TEST(BucketedAttention, LowerPrecisionStaysNearF64) {
   for (int seed = 0; seed < 20; ++seed) {
-    Point exact = random_point(seed);
+    Point exact = random_point(seed, kDirections[seed % 3]);
     for (DType dtype : {DType::f32, DType::bf16}) {
       Point rounded = exact;
       for (Tensor Point::*field : {&Point::q, &Point::kv, &Point::weights, &Point::null_keys, &Point::null_values}) {
+        if (!(exact.*field)) continue;
         rounded.*field = (exact.*field).to(dtype);
         exact.*field = (rounded.*field).to(DType::f64);
       }
@@ -84,34 +108,85 @@ TEST(BucketedAttention, LowerPrecisionStaysNearF64) {
 }
 
 TEST(BucketedAttention, HasTheSameBitsForAnyNumberOfThreads) {
-  const Point p = random_point(7, DType::f32);
   const int before = threads();
-  set_threads(1);
-  const Tensors one = run(bucketed_attention, p, 0.2);
-  for (int count : {2, 4}) {
-    set_threads(count);
-    const Tensors many = run(bucketed_attention, p, 0.2);
-    for (std::size_t i = 0; i < one.size(); ++i) EXPECT_TRUE(equal_bits(one[i], many[i])) << i;
+  for (const Direction direction : kDirections) {
+    const Point p = random_point(7, direction, DType::f32);
+    set_threads(1);
+    const Tensors one = run(bucketed_attention, p, 0.2);
+    for (int count : {2, 4}) {
+      set_threads(count);
+      const Tensors many = run(bucketed_attention, p, 0.2);
+      for (std::size_t i = 0; i < one.size(); ++i) EXPECT_TRUE(equal_bits(one[i], many[i])) << i;
+    }
   }
   set_threads(before);
 }
 
 TEST(BucketedAttention, PaddedQueriesAndRowsWithoutKeysAreZero) {
-  Point p = random_point(11);
-  p.mask = Tensor::zeros({2, p.q.shape()[1]}, DType::boolean);
+  for (const Direction direction : kDirections) {
+    Point p = random_point(11, direction);
+    p.masks.queries = Tensor::zeros({2, p.q.shape()[1]}, DType::boolean);
+    for (const Tensor& t : run(bucketed_attention, p, 0))
+      for (double x : t.to_vector()) EXPECT_EQ(x, 0);
+  }
+  Point p = random_point(11, Direction::context);
+  p.masks = {{}, Tensor::zeros({2, p.kv.shape()[1]}, DType::boolean)};
   for (const Tensor& t : run(bucketed_attention, p, 0))
     for (double x : t.to_vector()) EXPECT_EQ(x, 0);
 }
 
 TEST(BucketedAttention, NamesTheExtentsThatDoNotFit) {
   const Point p = random_point(1);
-  try {
-    bucketed_attention(p.q, p.q, {p.weights, p.picks}, p.null_keys, p.null_values, p.bucket, p.local);
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find("bucketed_attention: expected q (B, T, H, d) and kv (B, T, 2, H, d)"),
-              std::string::npos)
-        << error.what();
+  auto message = [&](const Tensor& kv, const AttentionPattern& pattern) -> std::string {
+    try {
+      bucketed_attention(p.q, kv, p.routing(), {p.null_keys, p.null_values}, pattern);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_NE(message(p.q, p.pattern).find("bucketed_attention: expected q (B, T, H, d) and kv (B, S, 2, H, d)"),
+            std::string::npos);
+  AttentionPattern other = p.pattern;
+  other.key_bucket = p.q.shape()[1] + 1;
+  EXPECT_NE(message(p.kv, other).find("is not a multiple of the bucket size"), std::string::npos);
+}
+
+// A sorting matrix of whole buckets is top-k routing with weight 1.
+TEST(BlendedAttention, OfOneHotRowsIsBucketedAttention) {
+  for (int seed = 0; seed < testing::configurations(100, 500); ++seed) {
+    for (const Direction direction : {Direction::both, Direction::context}) {
+      Point p = random_point(seed, direction);
+      const Shape s = p.picks.shape();  // (B, h, lists, n)
+      if (s[1] == 0) continue;
+      const std::int64_t buckets = p.kv.shape()[1] / p.pattern.key_bucket;
+      const bool shared = s[2] == 1;
+      p.picks = shared ? p.picks : slice(Var(p.picks), 3, 0, 1).value.clone();
+      for (std::int32_t& pick : p.picks.span<std::int32_t>()) pick = std::max(pick, 0);  // -1 is no bucket to blend
+      const Shape chosen = p.picks.shape();
+      p.weights = Tensor::full(chosen, 1, DType::f64);
+      const std::int64_t rows = chosen[2] * chosen[3];
+      const Var matrix = reshape(sorting_matrix(p.weights.reshape({chosen[0] * chosen[1], rows, 1}),
+                                                p.picks.reshape({chosen[0] * chosen[1], rows, 1}), buckets),
+                                 {chosen[0], chosen[1], rows, buckets});
+      const Tensor want = bucketed_attention(p.q, p.kv, p.routing(), {}, p.pattern, p.masks, {0.2, Rng(3)}).value;
+      const Tensor got = blended_attention(p.q, p.kv, matrix, shared, p.pattern, p.masks, {0.2, Rng(3)}).value;
+      EXPECT_LE(relative_error(got, want), 1e-13) << "seed " << seed;
+    }
+  }
+}
+
+// A blend of two buckets: a slot counts as real if at least half of its mass is, and what is padded adds nothing.
+TEST(BlendedAttention, SeesASlotIfHalfOfItIsReal) {
+  const AttentionPattern pattern{1, 1, 0, false, false};
+  const Tensor q = Tensor::full({1, 1, 1, 1}, 1, DType::f64);
+  const Tensor kv = Tensor::from(std::vector<double>{0, 5, 0, 7}, {1, 2, 2, 1, 1});  // keys 0, values 5 and 7
+  Tensor mask = Tensor::full({1, 2}, 1, DType::boolean);
+  mask.data<bool>()[1] = false;
+  for (const double share : {0.4, 0.5, 0.6}) {
+    const Tensor matrix = Tensor::from(std::vector<double>{share, 1 - share}, {1, 1, 1, 2});
+    const Tensor y = blended_attention(q, kv, matrix, false, pattern, {{}, mask}).value;
+    EXPECT_EQ(y.item(), share >= 0.5 ? 5 * share : 0) << share;
   }
 }
 
@@ -125,37 +200,55 @@ TEST(CausalChoices, AreNullsAndEarlierBucketsWithARealToken) {
   EXPECT_EQ(causal_choices(1, 2, 3, 2, 1, mask).to_vector(), expected);
 }
 
+Tensor greater_than_zero(const Tensor& x) {
+  Tensor result(x.shape(), DType::boolean);
+  for (std::int64_t i = 0; i < x.count(); ++i) result.data<bool>()[i] = x.data<double>()[i] > 0;
+  return result;
+}
+
 // bucket_summary against cumulative_mean and slices, rotated heads and masks included.
 TEST(BucketSummary, EqualsTheComposedForm) {
   for (int seed = 0; seed < 60; ++seed) {
     const Point p = random_point(seed);
     const Shape s = p.q.shape();
-    const std::int64_t batch = s[0], length = s[1], sorting = s[2] - p.local, buckets = length / p.bucket;
+    const std::int64_t bucket = p.pattern.bucket, local = p.pattern.local;
+    const std::int64_t batch = s[0], length = s[1], sorting = s[2] - local, buckets = length / bucket;
     if (sorting == 0) continue;
     auto halves_rotated = [&](const Var& x, int time) {  // heads on axis 1
-      return concat({slice(x, 1, 0, sorting / 2), rotate(slice(x, 1, sorting / 2, sorting), time, p.bucket - 1)}, 1);
+      return concat({slice(x, 1, 0, sorting / 2), rotate(slice(x, 1, sorting / 2, sorting), time, bucket - 1)}, 1);
     };
-    const Tensor real = p.mask ? p.mask : Tensor::full({batch, length}, 1, DType::boolean);
+    const Tensor real = p.masks.queries ? p.masks.queries : Tensor::full({batch, length}, 1, DType::boolean);
     const Var mask = halves_rotated(broadcast_to(reshape(Var(real), {batch, 1, length}), {batch, sorting, length}), 2);
     const Tensor flat_mask = mask.value.reshape({batch * sorting, length});
-    const Var x = reshape(halves_rotated(slice(permute(p.q, {0, 2, 1, 3}), 1, p.local, s[2]), 2),
-                          {batch * sorting, length, s[3]});
+    const Var x =
+        reshape(halves_rotated(slice(permute(p.q, {0, 2, 1, 3}), 1, local, s[2]), 2), {batch * sorting, length, s[3]});
     const Var means = cumulative_mean(x, flat_mask);
-    const Shape bucketed{batch, sorting, buckets, p.bucket, s[3]};
+    const Shape bucketed{batch, sorting, buckets, bucket, s[3]};
     auto first = [&](const Var& y) {
       return reshape(slice(reshape(y, bucketed), 3, 0, 1), {batch, sorting, buckets, s[3]}).value;
     };
     const Tensor per_element = broadcast_to(reshape(Var(flat_mask), {batch * sorting, length, 1}), x.shape()).value;
     auto of_real = [&](const Var& y) { return mask_fill(y, per_element, 0); };
-    EXPECT_LE(
-        relative_error(bucket_summary(p.q, Summary::mean_at_first, p.bucket, p.local, 0, p.mask).value, first(means)),
-        1e-13);
-    EXPECT_LE(relative_error(bucket_summary(p.q, Summary::value_at_first, p.bucket, p.local, 0, p.mask).value,
+    EXPECT_LE(relative_error(bucket_summary(p.q, Summary::mean_at_first, bucket, local, 0, p.masks.queries).value,
+                             first(means)),
+              1e-13);
+    EXPECT_LE(relative_error(bucket_summary(p.q, Summary::value_at_first, bucket, local, 0, p.masks.queries).value,
                              first(of_real(x))),
               0);
-    EXPECT_LE(relative_error(bucket_summary(p.q, Summary::sum_of_means, p.bucket, p.local, 0, p.mask).value,
+    EXPECT_LE(relative_error(bucket_summary(p.q, Summary::sum_of_means, bucket, local, 0, p.masks.queries).value,
                              sum(reshape(of_real(means), bucketed), 3).value),
               1e-13);
+    // The summaries of sort nets that look both ways: not rotated, bucket by bucket.
+    const Tensor flat = broadcast_to(reshape(Var(real), {batch, 1, length, 1}), {batch, sorting, length, s[3]}).value;
+    const Var heads = slice(permute(p.q, {0, 2, 1, 3}), 1, local, s[2]);
+    const Var sums = sum(reshape(mask_fill(heads, flat, 0), bucketed), 3);
+    const Var counts = sum(reshape(Var(flat.to(DType::f64)), bucketed), 3);
+    const Var at_least_one = mask_fill(counts, greater_than_zero(counts.value), 1);
+    auto summary = [&](Summary kind) {
+      return bucket_summary(p.q, kind, bucket, local, 0, p.masks.queries, false).value;
+    };
+    EXPECT_LE(relative_error(summary(Summary::sum), sums.value), 1e-13);
+    EXPECT_LE(relative_error(summary(Summary::mean), div(sums, at_least_one).value), 1e-13);
   }
 }
 

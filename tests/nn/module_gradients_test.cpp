@@ -69,15 +69,71 @@ TEST(ModuleGradients, EmbeddingAndPositions) {
                    [](const Scope& scope, auto& module, const Var& x) { return add(x, module(scope, 5)); });
 }
 
-TEST(ModuleGradients, SelfAttentionWithBothSortNets) {
-  for (bool simple : {false, true}) {
-    for (bool composed : {false, true}) {
-      Initializer init(Rng(1), DType::f64);
-      SinkhornSelfAttention module({4, 3, 2, 2, 1, 2, 4, 0.75, 0.1, 0.1, simple, composed}, init);
-      testing::Dice dice(5);
-      const Tensor mask = testing::random_mask(dice, testing::Padding::right, 2, 6);
-      expect_gradients(module, {2, 6, 4}, [&](const Scope& scope, auto& m, const Var& x) { return m(scope, x, mask); });
-    }
+// Three heads of width 2 over vectors of 4, one of them local; dropout everywhere.
+AttentionOptions small_attention() {
+  return {.dim = 4,
+          .heads = 3,
+          .width = 2,
+          .bucket = 2,
+          .key_bucket = 2,
+          .local = 1,
+          .n_top = 2,
+          .max_buckets = 3,
+          .temperature = 0.75,
+          .dropout = 0.1,
+          .output_dropout = 0.1,
+          .sinkhorn_iterations = 3};
+}
+
+void expect_attention_gradients(const AttentionOptions& options) {
+  Initializer init(Rng(1), DType::f64);
+  SinkhornAttention module(options, init);
+  testing::Dice dice(5);
+  const Tensor mask = testing::random_mask(dice, testing::Padding::right, 2, 6);
+  expect_gradients(module, {2, 6, 4}, [&](const Scope& scope, auto& m, const Var& x) { return m(scope, x, mask); });
+}
+
+TEST(ModuleGradients, CausalSelfAttentionWithBothSortNets) {
+  AttentionOptions options = small_attention();
+  for (int choice = 0; choice < 4; ++choice) {
+    options.simple_sort_net = choice % 2;
+    options.composed = choice / 2;
+    expect_attention_gradients(options);
+  }
+}
+
+TEST(ModuleGradients, SelfAttentionInBothDirections) {
+  AttentionOptions options = small_attention();
+  options.causal = false;
+  for (int choice = 0; choice < 12; ++choice) {
+    options.by_top_k = choice % 2;
+    options.sortcut = choice / 2 % 2 * 2;
+    options.simple_sort_net = choice / 4 == 1;
+    options.key_bucket = choice / 4 == 2 ? 3 : 2;
+    expect_attention_gradients(options);
+  }
+}
+
+// The first four vectors are the queries, the others the context.
+TEST(ModuleGradients, CrossAttention) {
+  AttentionOptions options = small_attention();
+  options.cross = true;
+  options.local = 0;
+  options.key_bucket = 3;
+  testing::Dice dice(5);
+  const Tensor mask = testing::random_mask(dice, testing::Padding::right, 2, 4);
+  const Tensor context_mask = testing::random_mask(dice, testing::Padding::holes, 2, 6);
+  for (int choice = 0; choice < 16; ++choice) {
+    options.causal = choice % 2;
+    options.by_top_k = choice / 2 % 2;
+    options.project_context = choice / 4 % 2;
+    options.sortcut = choice / 8 * 2;
+    options.heads = options.project_context ? 3 : 2;  // without a projection the heads share the width
+    Initializer init(Rng(1), DType::f64);
+    SinkhornAttention module(options, init);
+    expect_gradients(module, {2, 10, 4}, [&](const Scope& scope, auto& m, const Var& x) {
+      return m(scope, slice(x, 1, 0, 4), {mask, slice(x, 1, 4, 10), context_mask});
+    });
   }
 }
 

@@ -1,0 +1,226 @@
+#include "nn/composed_attention.h"
+
+#include <cmath>
+
+namespace sinkhorn {
+namespace {
+
+// (B, T, H, d) -> (B, H, T, d)
+Var by_head(const Var& x) { return permute(x, {0, 2, 1, 3}); }
+
+// One layer's heads and masks: q (B, H, T, d), k and v (B, H, S, d), masks (B, T) and (B, S).
+struct Heads {
+  Heads(const Var& packed_q, const Var& packed_kv, const AttentionMasks& masks) : q(by_head(packed_q)) {
+    const Shape s = packed_kv.shape();  // (B, S, 2, H, d)
+    auto part = [&](std::int64_t i) {
+      return by_head(reshape(slice(packed_kv, 2, i, i + 1), {s[0], s[1], s[3], s[4]}));
+    };
+    auto or_all = [](const Tensor& mask, Shape shape) { return mask ? mask : Tensor::full(shape, 1, DType::boolean); };
+    k = part(0);
+    v = part(1);
+    query_is_real = or_all(masks.queries, {s[0], packed_q.shape()[1]});
+    key_is_real = or_all(masks.keys, {s[0], s[1]});
+  }
+  Var q, k, v;
+  Tensor query_is_real, key_is_real;
+};
+
+// softmax(q k' / sqrt(d)) v within buckets: q (G, N, b, d), k and v (G, N, J, d), allowed (G, N, b, J).
+Var attend(const Var& q, const Var& k, const Var& v, const Tensor& allowed, double dropout_rate, const Rng& rng) {
+  const Var scores = scale(matmul(q, k, false, true), 1 / std::sqrt(double(q.shape()[3])));
+  Var probabilities = softmax(scores, allowed);
+  if (dropout_rate > 0) probabilities = dropout(probabilities, dropout_rate, rng);
+  return matmul(probabilities, v);
+}
+
+// Fills a bool tensor (G, N, b, J) from a rule of (group, bucket, row, column).
+template <class Rule>
+Tensor allowed_where(Shape shape, Rule rule) {
+  Tensor allowed(shape, DType::boolean);
+  bool* out = allowed.data<bool>();
+  for (std::int64_t g = 0; g < shape[0]; ++g)
+    for (std::int64_t u = 0; u < shape[1]; ++u)
+      for (std::int64_t i = 0; i < shape[2]; ++i)
+        for (std::int64_t j = 0; j < shape[3]; ++j) *out++ = rule(g, u, i, j);
+  return allowed;
+}
+
+// The first `local` heads: each window sees itself, the one before and, unless causal, the one after. (B, local, T, d)
+Var local_heads(const Heads& heads, const AttentionPattern& p, const AttentionDropout& dropout) {
+  const Shape s = heads.q.shape();
+  const std::int64_t groups = s[0] * p.local, length = s[2], windows = length / p.bucket, seen = p.causal ? 2 : 3;
+  auto in_windows = [&](const Var& x) { return reshape(slice(x, 1, 0, p.local), {groups, windows, p.bucket, s[3]}); };
+  auto neighbours = [&](const Var& x) {
+    const Var rows = in_windows(x), around = pad(rows, 1, 1, 1);
+    std::vector<Var> parts{slice(around, 1, 0, windows), rows};
+    if (!p.causal) parts.push_back(slice(around, 1, 2, windows + 2));
+    return concat(parts, 2);
+  };
+  const bool *query_is_real = heads.query_is_real.data<bool>(), *key_is_real = heads.key_is_real.data<bool>();
+  const Tensor allowed =
+      allowed_where({groups, windows, p.bucket, seen * p.bucket}, [&](auto g, auto u, auto i, auto j) {
+        const std::int64_t query = u * p.bucket + i, key = (u - 1) * p.bucket + j, row = g / p.local * length;
+        return key >= 0 && key < length && (!p.causal || key <= query) && query_is_real[row + query] &&
+               key_is_real[row + key];
+      });
+  const Var y = attend(in_windows(heads.q), neighbours(heads.k), neighbours(heads.v), allowed, dropout.rate,
+                       dropout.rng.split(0));
+  return reshape(y, {s[0], p.local, length, s[3]});
+}
+
+// The other heads, each sequence and head a group of its own, in the order in which the head sees the sequence.
+struct SortingHeads {
+  SortingHeads(const Heads& heads, const AttentionPattern& pattern)
+      : pattern(pattern),
+        batch(heads.q.shape()[0]),
+        count(heads.q.shape()[1] - pattern.local),
+        groups(batch * count),
+        length(heads.q.shape()[2]),
+        key_length(heads.k.shape()[2]),
+        width(heads.q.shape()[3]),
+        buckets(length / pattern.bucket) {
+    auto group = [&](const Var& x) {
+      return reshape(rotated(slice(x, 1, pattern.local, x.shape()[1]), pattern.bucket - 1), {groups, -1, width});
+    };
+    auto group_mask = [&](const Tensor& mask) {
+      const std::int64_t slots = mask.shape()[1];
+      const Var by_head = broadcast_to(reshape(Var(mask), {batch, 1, slots}), {batch, count, slots});
+      return rotated(by_head, pattern.bucket - 1).value.reshape({groups, slots});
+    };
+    q = group(heads.q);
+    k = group(heads.k);
+    v = group(heads.v);
+    query_is_real = group_mask(heads.query_is_real);
+    key_is_real = group_mask(heads.key_is_real);
+  }
+  // Causal layers rotate the second half of these heads along time (axis 2).
+  Var rotated(const Var& x, std::int64_t shift) const {
+    if (!pattern.causal) return x;
+    return concat({slice(x, 1, 0, count / 2), rotate(slice(x, 1, count / 2, count), 2, shift)}, 1);
+  }
+  bool is_rotated(std::int64_t group) const { return pattern.causal && group % count >= count / 2; }
+  Var in_key_buckets(const Var& x) const {
+    return reshape(x, {groups, key_length / pattern.key_bucket, pattern.key_bucket, width});
+  }
+  Var in_buckets(const Var& x) const { return reshape(x, {groups, buckets, pattern.bucket, width}); }
+
+  AttentionPattern pattern;
+  std::int64_t batch, count, groups, length, key_length, width, buckets;
+  Var q, k, v;                        // (G, T, d), (G, S, d)
+  Tensor query_is_real, key_is_real;  // (G, T), (G, S)
+};
+
+// What sorting hands to the query buckets: keys and values (G, lists, J, d) and which of the slots may be seen,
+// bool (G, lists, J). One list for each query bucket, or one for all.
+struct Sorted {
+  Var keys, values;
+  Tensor seen;
+};
+
+// The n chosen blocks of each list, times their weights; in causal layers n null blocks stand before the buckets.
+Sorted chosen_blocks(const SortingHeads& heads, const Routing& routing, const NullBlock& null) {
+  const Shape s = routing.picks.shape();  // (B, h, lists, n)
+  const std::int64_t lists = s[2], n = s[3], c = heads.pattern.key_bucket, nulls = heads.pattern.causal ? n : 0;
+  const Var weights = reshape(routing.weights, {heads.groups, lists, n});
+  const Tensor picks = routing.picks.reshape({heads.groups, lists, n});
+  auto gathered = [&](const Var& x, const Var& token) {
+    Var source = heads.in_key_buckets(x);
+    if (nulls > 0) {
+      const Var block = broadcast_to(reshape(token, {1, heads.count, 1, 1, heads.width}),
+                                     {heads.batch, heads.count, nulls, c, heads.width});
+      source = concat({reshape(block, {heads.groups, nulls, c, heads.width}), source}, 1);
+    }
+    return gather_buckets(source, weights, picks);
+  };
+  Tensor seen(Shape{heads.groups, lists, n * c}, DType::boolean);
+  bool* out = seen.data<bool>();
+  for (std::int64_t i = 0; i < picks.count(); ++i) {
+    const std::int64_t pick = picks.data<std::int32_t>()[i], group = i / (lists * n);
+    const bool* real = heads.key_is_real.data<bool>() + group * heads.key_length + (pick - nulls) * c;
+    for (std::int64_t slot = 0; slot < c; ++slot) *out++ = pick >= 0 && (pick < nulls || real[slot]);
+  }
+  return {gathered(heads.k, null.keys), gathered(heads.v, null.values), seen};
+}
+
+// Blends of the key buckets by the rows of a sorting matrix (B, h, rows, M).
+Sorted blended_blocks(const SortingHeads& heads, const Var& matrix, bool shared) {
+  const Shape s = matrix.shape();
+  const std::int64_t rows = s[2], sources = s[3], c = heads.pattern.key_bucket, lists = shared ? 1 : rows;
+  const Var shares = reshape(matrix, {heads.groups, rows, sources});
+  const Tensor is_real = heads.key_is_real.reshape({heads.groups, heads.key_length, 1});
+  auto blended = [&](const Var& x) {
+    const Var y = matmul(shares, reshape(mask_fill(x, is_real, 0), {heads.groups, sources, c * heads.width}));
+    return reshape(y, {heads.groups, lists, rows / lists * c, heads.width});
+  };
+  Tensor seen(Shape{heads.groups, lists, rows / lists * c}, DType::boolean);
+  bool* out = seen.data<bool>();
+  const std::vector<double> share = shares.value.to_vector();
+  for (std::int64_t row = 0; row < heads.groups * rows; ++row) {
+    const bool* real = heads.key_is_real.data<bool>() + row / rows * heads.key_length;
+    for (std::int64_t slot = 0; slot < c; ++slot) {
+      double mass = 0, real_mass = 0;
+      for (std::int64_t source = 0; source < sources; ++source) {
+        mass += share[row * sources + source];
+        if (real[source * c + slot]) real_mass += share[row * sources + source];
+      }
+      *out++ = mass > 0 && real_mass >= 0.5 * mass;
+    }
+  }
+  return {blended(heads.k), blended(heads.v), seen};
+}
+
+// Every query bucket over its sorted slots and then, if the pattern says so, its own. (B, h, T, d)
+Var attend_to_sorted(const SortingHeads& heads, const Sorted& sorted, const AttentionDropout& dropout) {
+  const AttentionPattern& p = heads.pattern;
+  const std::int64_t b = p.bucket, lists = sorted.seen.shape()[1], slots = sorted.seen.shape()[2];
+  auto with_own = [&](const Var& blocks, const Var& x) {
+    const Var all =
+        lists == heads.buckets ? blocks : broadcast_to(blocks, {heads.groups, heads.buckets, slots, heads.width});
+    return p.own ? concat({all, heads.in_buckets(x)}, 2) : all;
+  };
+  const bool *query_is_real = heads.query_is_real.data<bool>(), *key_is_real = heads.key_is_real.data<bool>();
+  const bool* seen = sorted.seen.data<bool>();
+  const Tensor allowed =
+      allowed_where({heads.groups, heads.buckets, b, slots + (p.own ? b : 0)}, [&](auto g, auto u, auto i, auto j) {
+        if (!query_is_real[g * heads.length + u * b + i]) return false;
+        // Slots 1 .. b-1 of a rotated head's last bucket hold the tokens 0 .. b-2.
+        const bool wrapped = heads.is_rotated(g) && u == heads.buckets - 1 && i > 0;
+        if (j < slots) return !wrapped && seen[(g * lists + (lists == 1 ? 0 : u)) * slots + j];
+        const std::int64_t own = j - slots;
+        const bool visible = !p.causal || (own <= i && !(wrapped && own == 0));
+        return visible && key_is_real[g * heads.key_length + u * b + own];
+      });
+  const Var y = attend(heads.in_buckets(heads.q), with_own(sorted.keys, heads.k), with_own(sorted.values, heads.v),
+                       allowed, dropout.rate, dropout.rng.split(1));
+  return heads.rotated(reshape(y, {heads.batch, heads.count, heads.length, heads.width}), -(b - 1));
+}
+
+// Local heads, then sorting heads: (B, T, H, d).
+template <class Sort>
+Var attention(const Var& q, const Var& kv, const AttentionPattern& pattern, const AttentionMasks& masks,
+              const AttentionDropout& dropout, Sort sort) {
+  const Heads heads(q, kv, masks);
+  std::vector<Var> outputs;
+  if (pattern.local > 0) outputs.push_back(local_heads(heads, pattern, dropout));
+  if (pattern.local < q.shape()[2]) {
+    const SortingHeads sorting(heads, pattern);
+    outputs.push_back(attend_to_sorted(sorting, sort(sorting), dropout));
+  }
+  return by_head(concat(outputs, 1));
+}
+
+}  // namespace
+
+Var composed_attention(const Var& q, const Var& kv, const Routing& routing, const NullBlock& null,
+                       const AttentionPattern& pattern, const AttentionMasks& masks, const AttentionDropout& dropout) {
+  return attention(q, kv, pattern, masks, dropout,
+                   [&](const SortingHeads& heads) { return chosen_blocks(heads, routing, null); });
+}
+
+Var blended_attention(const Var& q, const Var& kv, const Var& matrix, bool shared, const AttentionPattern& pattern,
+                      const AttentionMasks& masks, const AttentionDropout& dropout) {
+  return attention(q, kv, pattern, masks, dropout,
+                   [&](const SortingHeads& heads) { return blended_blocks(heads, matrix, shared); });
+}
+
+}  // namespace sinkhorn
