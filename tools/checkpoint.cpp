@@ -98,7 +98,7 @@ RunRecord read_record(const safetensors::File& file) {
     r.best_val_loss = member<double>(best, "val_loss", file);
   }
   // A forged config allocates nothing that the file does not hold, at two bytes a number or more.
-  if (r.model.least_parameters() * 2 > double(file.data.size()))
+  if (least_parameters(r.model, r.train.encoder_decoder) * 2 > double(file.data.size()))
     fail<DataError>(file.path, ": the model of its config is larger than the file");
   return r;
 }
@@ -141,7 +141,7 @@ TrainedModel load_trained_model(const std::string& file_or_folder) {
     file = read_checkpoint(path);
   }
   TrainedModel trained{read_record(file), file.path, nullptr};
-  trained.model = std::make_unique<SinkhornTransformerLM>(trained.record.model);
+  trained.model = std::make_unique<SequenceModel>(trained.record.model, trained.record.train.encoder_decoder);
   load_parameters(file, parameters, *trained.model);
   return trained;
 }

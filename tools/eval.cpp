@@ -76,11 +76,13 @@ int evaluate_checkpoint(const EvalOptions& options, std::ostream& out) {
   const RunRecord& record = trained.record;
   if (record.train.has_task()) return evaluate_task(options, trained, out);
   if (options.examples > 0)
-    fail<UsageError>("eval: ", trained.path, " was trained on a text, and --examples counts those of a task; leave it out");
+    fail<UsageError>("eval: ", trained.path,
+                     " was trained on a text, and --examples counts those of a task; leave it out");
   Dataset data = load_dataset(options.data.empty() ? record.train.data : options.data, record.train.vocabulary,
                               record.train.seq_len, record.tokenizer);
   if (options.whole) data.use_whole_text();
-  const double loss = loss_over(*trained.model, data.split.validation, record.train.seq_len, options.batch_size);
+  const double loss =
+      loss_over(trained.model->language_model(), data.split.validation, record.train.seq_len, options.batch_size);
   const std::string others = to_text(data.compressed());
   out << fmt::format("checkpoint  {}, step {}\n", trained.path, grouped(record.step))
       << fmt::format("data        {}: {} tokens, {}\n", data.name, grouped(std::int64_t(data.split.validation.size())),

@@ -7,6 +7,7 @@
 
 #include "autograd/error.h"
 #include "tools/read_file.h"
+#include "tools/sequence_model.h"
 #include "tools/task.h"
 
 namespace sinkhorn {
@@ -55,7 +56,10 @@ Fields fields(TrainConfig& c) {
       {"task", &c.task, one_of(tasks), "synthetic task to learn in place of a text; its preset is the default"},
       {"task_length", &c.task_length, between(1, 1 << 20), "longest example in training; evaluated at twice that, too"},
       {"task_symbols", &c.task_symbols, between(2, Task::most_symbols), "different symbols of the task"},
-      {"task_shift", &c.task_shift, flag, "start training examples at any bucket of the longest row, so that all positions are trained"},
+      {"task_shift", &c.task_shift, flag,
+       "start training examples at any bucket of the longest row, so that all positions are trained"},
+      {"encoder_decoder", &c.encoder_decoder, flag,
+       "read a task's source with an encoder, write its target with a decoder"},
       {"out", &c.out, text, "folder for logs and checkpoints; default runs/PRESET"},
       {"resume", &c.resume, flag, "continue from the newest checkpoint in the folder"},
       {"override", &c.override_settings, flag, "resume although training options differ from the checkpoint's"},
@@ -163,17 +167,18 @@ causal = true
 dim = 64
 depth = 2
 heads = 4
-bucket_size = 16
+bucket_size = 8
 n_local_attn_heads = 0
 [train]
 task = "copy"
+task_length = 16
 steps = 2000
 batch_size = 32
 learning_rate = 2e-3
 min_learning_rate = 1e-4
 warmup_steps = 50
 weight_decay = 0.01
-embedding_init_std = 0.02
+embedding_init_std = 1
 eval_every = 500
 eval_batches = 2
 checkpoint_every = 500
@@ -185,17 +190,18 @@ causal = true
 dim = 64
 depth = 2
 heads = 4
-bucket_size = 16
+bucket_size = 8
 n_local_attn_heads = 0
 [train]
 task = "duplicate"
+task_length = 16
 steps = 2000
 batch_size = 32
 learning_rate = 2e-3
 min_learning_rate = 1e-4
 warmup_steps = 50
 weight_decay = 0.01
-embedding_init_std = 0.02
+embedding_init_std = 1
 eval_every = 500
 eval_batches = 2
 checkpoint_every = 500
@@ -207,17 +213,18 @@ causal = true
 dim = 64
 depth = 2
 heads = 4
-bucket_size = 16
+bucket_size = 8
 n_local_attn_heads = 0
 [train]
 task = "reverse"
+task_length = 16
 steps = 2000
 batch_size = 32
 learning_rate = 2e-3
 min_learning_rate = 1e-4
 warmup_steps = 50
 weight_decay = 0.01
-embedding_init_std = 0.02
+embedding_init_std = 1
 eval_every = 500
 eval_batches = 2
 checkpoint_every = 500
@@ -255,6 +262,9 @@ bucket_size = 16
 n_local_attn_heads = 0
 [train]
 task = "add-one"
+encoder_decoder = true
+task_symbols = 64
+task_length = 64
 steps = 2000
 batch_size = 32
 learning_rate = 2e-3
@@ -277,6 +287,8 @@ bucket_size = 16
 n_local_attn_heads = 0
 [train]
 task = "recall"
+task_symbols = 32
+task_length = 8
 steps = 2000
 batch_size = 32
 learning_rate = 2e-3
@@ -364,7 +376,9 @@ TaskLengths task_lengths(const Settings& settings) {
   const TrainConfig& train = settings.train;
   const Task task(train.task, train.task_symbols);
   const std::int64_t multiple = settings.model.length_multiple();
-  const auto slots = [&](std::int64_t length) { return (task.input_length(length) + multiple - 1) / multiple * multiple; };
+  const auto slots = [&](std::int64_t length) {
+    return (task.input_length(length, train.encoder_decoder) + multiple - 1) / multiple * multiple;
+  };
   return {slots(train.task_length), slots(2 * train.task_length)};
 }
 
@@ -414,6 +428,8 @@ void validate(const Settings& given) {
     refuse("seq_len ", train.seq_len, " is not a multiple of bucket_size ", multiple, "; the next one is ",
            (train.seq_len / multiple + 1) * multiple);
   if (train.has_task()) validate_task(settings);
+  if (train.encoder_decoder && !train.has_task())
+    refuse("a text has no source that an encoder could read; set encoder_decoder false, or choose a task");
   if (train.seq_len > model.max_length())
     refuse("seq_len ", train.seq_len, " is longer than max_seq_len ", model.max_seq_len,
            "; raise max_seq_len or leave it out");
@@ -435,6 +451,11 @@ void validate_task(const Settings& settings) {
   if (task.longest() > 0 && 2 * train.task_length > task.longest())
     refuse("keys are distinct, so evaluation at twice task_length ", train.task_length, " needs task_symbols of ",
            2 * train.task_length, " or more, not ", train.task_symbols);
+  if (train.encoder_decoder) {
+    ModelConfig model = settings.model;
+    model.num_tokens = task.num_tokens();
+    validate(encoder_and_decoder(model));
+  }
   const TaskLengths lengths = task_lengths(settings);
   if (train.seq_len < lengths.training)
     refuse("examples of task_length ", train.task_length, " take seq_len ", lengths.training, ", not ", train.seq_len,

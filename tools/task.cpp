@@ -54,6 +54,11 @@ std::int64_t Task::target_length(std::int64_t length) const {
   return kind_ == Kind::recall ? 1 : kind_ == Kind::duplicate ? 2 * length : length;
 }
 
+std::int64_t Task::input_length(std::int64_t length, bool encoder_decoder) const {
+  const std::int64_t source = source_length(length), target = 1 + target_length(length);
+  return encoder_decoder ? std::max(source, target) : source + target;
+}
+
 TaskExample Task::draw(Draws& draws, std::int64_t length) const {
   if (length < 1 || (longest() > 0 && length > longest()))
     fail("task ", name_, ": no example of length ", length, " with ", symbols_, " symbols");

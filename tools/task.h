@@ -55,8 +55,9 @@ class Task {
   std::int64_t longest() const { return kind_ == Kind::recall ? symbols_ : 0; }
   std::int64_t source_length(std::int64_t length) const { return kind_ == Kind::recall ? 2 * length + 1 : length; }
   std::int64_t target_length(std::int64_t length) const;
-  /// Tokens that a decoder-only model reads of `source SEPARATOR target END`: all but the END.
-  std::int64_t input_length(std::int64_t length) const { return source_length(length) + 1 + target_length(length); }
+  /// Tokens that a model reads: of `source SEPARATOR target END` all but the END; the longer of both parts where an
+  /// encoder reads `source` and a decoder `SEPARATOR target`.
+  std::int64_t input_length(std::int64_t length, bool encoder_decoder) const;
 
   TaskExample draw(Draws& draws, std::int64_t length) const;
   /// The target of a source. Throws DataError, beginning with `where`, if it is no source of this task.

@@ -1,7 +1,7 @@
-// Which examples of a task a step sees, and how they stand in a batch: `source SEPARATOR target END` in each row.
+// Which examples of a task a step sees, and how they stand in a batch.
 #pragma once
+#include "tools/sequence_model.h"
 #include "tools/task.h"
-#include "tools/trainer.h"
 
 namespace sinkhorn {
 
@@ -18,13 +18,18 @@ struct PlacedExample {
   TaskExample example;
   std::int64_t offset = 0;  // slots in front of it
 };
-/// `slots` is the length of the row that the example is to stand in. It stands at its front, or, if `stride` is above 0,
-/// at a uniformly drawn multiple of it.
+/// Rows of a decoder-only model hold `source SEPARATOR target`; those of an encoder `source` and of its decoder
+/// `SEPARATOR target`. Examples stand at the front of rows as long as the longest needs; if `stride` is above 0, at
+/// uniformly drawn multiples of it in rows of `slots`.
+struct TaskRows {
+  bool encoder_decoder = false;
+  std::int64_t slots = 0, stride = 0;
+};
 PlacedExample task_example(const Task& task, const TaskPlace& place, std::int64_t shortest, std::int64_t longest,
-                           std::int64_t slots, std::int64_t stride);
+                           const TaskRows& rows);
 
-/// Rows of `slots` tokens. The mask is true where an example stands; the tokens that count are those of target and END.
-/// Throws Error for an example that does not fit.
-Batch to_batch(const std::vector<PlacedExample>& examples, std::int64_t slots);
+/// The masks are true where an example stands. What counts is to predict target and END. Throws Error for an example
+/// that does not fit.
+Batch to_batch(const std::vector<PlacedExample>& examples, const TaskRows& rows);
 
 }  // namespace sinkhorn

@@ -1,8 +1,5 @@
 // How well a model does a task: its answers scored, teacher-forced and generated, at one length.
 #pragma once
-#include <functional>
-
-#include "models/language_model.h"
 #include "tools/sequence_score.h"
 #include "tools/task_batches.h"
 
@@ -15,8 +12,13 @@ struct TaskScore {
   SequenceScore forced, generated;
 };
 
-/// Answers on `examples` fresh examples of one length, the same at every call. Rows are as in to_batch.
-TaskScore score_task(const Task& task, const SinkhornTransformerLM& model, std::uint64_t seed, std::int64_t length,
+/// What a model generates for each source: up to `count` tokens, the last of them an END if it comes.
+std::vector<std::vector<std::int32_t>> answer(const SequenceModel& model,
+                                              const std::vector<std::vector<std::int32_t>>& sources, std::int64_t count,
+                                              const Sampling& sampling, const Rng& rng, const OnToken& on_token = {});
+
+/// Scores on `examples` fresh examples of one length, the same at every call.
+TaskScore score_task(const Task& task, const SequenceModel& model, std::uint64_t seed, std::int64_t length,
                      std::int64_t examples, std::int64_t batch_size);
 
 /// "length 32  generated     exact match  98.4 %  token accuracy  99.1 %  edit distance 0.004", and such a line for
@@ -24,7 +26,7 @@ TaskScore score_task(const Task& task, const SinkhornTransformerLM& model, std::
 std::vector<std::string> to_lines(const TaskScore& score);
 
 /// One line for each of a few examples: source, the model's answer, and what would have been right.
-std::vector<std::string> answer_lines(const Task& task, const SinkhornTransformerLM& model, std::uint64_t seed,
+std::vector<std::string> answer_lines(const Task& task, const SequenceModel& model, std::uint64_t seed,
                                       std::int64_t length, std::int64_t examples);
 
 }  // namespace sinkhorn

@@ -89,8 +89,8 @@ class Run {
     data_ = open_training_data(settings_);
     require_same_vocabulary(data_->tokenizer(), record_.tokenizer, file.path);
     if (data_->fingerprint() != record_.data_fingerprint)
-      fail<DataError>("data: ", data_->name(), " is not the text this run was trained on (", data_->fingerprint(), " here, ",
-                      record_.data_fingerprint, " then); give that text with --data, or start a new run");
+      fail<DataError>("data: ", data_->name(), " is not the text this run was trained on (", data_->fingerprint(),
+                      " here, ", record_.data_fingerprint, " then); give that text with --data, or start a new run");
     trainer_ = std::make_unique<Trainer>(settings_.model, train);
     load_checkpoint(file, record_, *trainer_);
     last_saved_ = file.path;
@@ -165,8 +165,7 @@ class Run {
   double validation_loss() const {
     const TrainConfig& train = settings_.train;
     double sum = 0;
-    for (std::int64_t i = 0; i < train.eval_batches; ++i)
-      sum += trainer_->evaluate(data_->validation_batch(i));
+    for (std::int64_t i = 0; i < train.eval_batches; ++i) sum += trainer_->evaluate(data_->validation_batch(i));
     return sum / double(train.eval_batches);
   }
 

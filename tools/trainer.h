@@ -3,18 +3,13 @@
 #include <functional>
 
 #include "autograd/optimizer.h"
-#include "models/language_model.h"
 #include "nn/flat_parameters.h"
 #include "tools/batches.h"
+#include "tools/sequence_model.h"
 #include "tools/settings.h"
 
 namespace sinkhorn {
 
-/// Token ids i32 (B, T), what follows each of them, and as bool (B, T) which positions count (else all), and which hold
-/// a token and no padding (else all).
-struct Batch {
-  Tensor inputs, targets, counted = {}, mask = {};
-};
 Batch to_batch(const Windows& windows);
 
 struct StepResult {
@@ -48,8 +43,8 @@ class Trainer {
   std::int64_t steps_done() const { return steps_done_; }
   void set_steps_done(std::int64_t steps) { steps_done_ = steps; }
   void set_train_config(const TrainConfig& train) { train_ = train; }
-  SinkhornTransformerLM& model() { return model_; }
-  const SinkhornTransformerLM& model() const { return model_; }
+  SequenceModel& model() { return model_; }
+  const SequenceModel& model() const { return model_; }
   FlatParameters& parameters() { return parameters_; }
   const FlatParameters& parameters() const { return parameters_; }
   /// The stream of all noise in training.
@@ -63,7 +58,7 @@ class Trainer {
   [[noreturn]] void explain_non_finite(const std::function<Batch(std::int64_t)>& batch, double loss);
 
   TrainConfig train_;
-  SinkhornTransformerLM model_;
+  SequenceModel model_;
   FlatParameters parameters_;
   std::vector<Range> decayed_;
   Tensor noise_step_;  // the word that noise_ reads

@@ -7,6 +7,7 @@
 
 #include "tools/generate.h"
 #include "tools/progress.h"
+#include "tools/trainer.h"
 
 namespace sinkhorn {
 namespace {
@@ -24,10 +25,10 @@ class Text : public TrainingData {
   std::int64_t bytes() const override { return data_.bytes; }
   std::vector<std::pair<std::string, std::string>> banner() const override {
     std::vector<std::pair<std::string, std::string>> lines = {
-        {"data", fmt::format("{}: {} characters, {} different tokens; {} tokens to train on, {} to validate",
-                             data_.name, grouped(data_.characters), data_.tokenizer.size(),
-                             grouped(std::int64_t(data_.split.train.size())),
-                             grouped(std::int64_t(data_.split.validation.size())))}};
+        {"data",
+         fmt::format("{}: {} characters, {} different tokens; {} tokens to train on, {} to validate", data_.name,
+                     grouped(data_.characters), data_.tokenizer.size(), grouped(std::int64_t(data_.split.train.size())),
+                     grouped(std::int64_t(data_.split.validation.size())))}};
     if (!data_.note.empty()) lines.emplace_back("note", data_.note);
     return lines;
   }
@@ -43,10 +44,10 @@ class Text : public TrainingData {
   double bits_per_character(double nats_per_token) const override { return data_.bits_per_character(nats_per_token); }
   std::vector<CompressedSize> compressed() const override { return data_.compressed(); }
 
-  void show_sample(const SinkhornTransformerLM& model, std::ostream& out) const override {
+  void show_sample(const SequenceModel& model, std::ostream& out) const override {
     out << fmt::format("sample, temperature {}:\n", train_.sample_temperature) << train_.sample_prompt;
     stream_continuation(
-        model, data_.tokenizer, prompt(), train_.sample_length,
+        model.language_model(), data_.tokenizer, prompt(), train_.sample_length,
         {.temperature = train_.sample_temperature, .top_k = train_.sample_top_k, .top_p = train_.sample_top_p},
         Rng(std::uint64_t(train_.seed)).split(kSampleStream), out);
   }
@@ -64,7 +65,10 @@ class Text : public TrainingData {
 class Synthetic : public TrainingData {
  public:
   Synthetic(const TrainConfig& train, std::int64_t bucket)
-      : train_(train), stride_(train.task_shift ? bucket : 0), task_(train.task, train.task_symbols), tokenizer_(task_.tokenizer()) {}
+      : train_(train),
+        rows_{train.encoder_decoder, train.seq_len, train.task_shift ? bucket : 0},
+        task_(train.task, train.task_symbols),
+        tokenizer_(task_.tokenizer()) {}
 
   const Tokenizer& tokenizer() const override { return tokenizer_; }
   std::string name() const override { return "task " + task_.name(); }
@@ -85,7 +89,7 @@ class Synthetic : public TrainingData {
   }
   Batch validation_batch(std::int64_t index) const override { return batch(TaskStream::validation, index, 0); }
   double bits_per_character(double nats_per_token) const override { return nats_per_token / std::numbers::ln2; }
-  std::vector<TaskScore> scores(const SinkhornTransformerLM& model) const override {
+  std::vector<TaskScore> scores(const SequenceModel& model) const override {
     std::vector<TaskScore> result;
     for (const std::int64_t length : {train_.task_length, 2 * train_.task_length})
       result.push_back(score_task(task_, model, std::uint64_t(train_.seed), length,
@@ -93,7 +97,7 @@ class Synthetic : public TrainingData {
     return result;
   }
 
-  void show_sample(const SinkhornTransformerLM& model, std::ostream& out) const override {
+  void show_sample(const SequenceModel& model, std::ostream& out) const override {
     constexpr std::int64_t count = 3;
     out << "answers, source/target:\n";
     for (const auto& line : answer_lines(task_, model, std::uint64_t(train_.seed), train_.task_length, count))
@@ -110,12 +114,12 @@ class Synthetic : public TrainingData {
     std::vector<PlacedExample> rows;
     for (std::int64_t row = 0; row < train_.batch_size; ++row)
       rows.push_back(task_example(task_, {std::uint64_t(train_.seed), stream, step, micro_step, row}, 1,
-                                  train_.task_length, train_.seq_len, stride_));
-    return to_batch(rows, train_.seq_len);
+                                  train_.task_length, rows_));
+    return to_batch(rows, rows_);
   }
 
   TrainConfig train_;
-  std::int64_t stride_;
+  TaskRows rows_;
   Task task_;
   Tokenizer tokenizer_;
 };

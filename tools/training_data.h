@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "tools/dataset.h"
+#include "tools/settings.h"
 #include "tools/task_report.h"
 
 namespace sinkhorn {
@@ -28,10 +29,10 @@ class TrainingData {
   /// What other programs need for the same, in bits per character.
   virtual std::vector<CompressedSize> compressed() const { return {}; }
   /// A task's scores at the training length and at twice that; of a text, none.
-  virtual std::vector<TaskScore> scores(const SinkhornTransformerLM&) const { return {}; }
+  virtual std::vector<TaskScore> scores(const SequenceModel&) const { return {}; }
 
   /// What the model makes of it at the end of a run.
-  virtual void show_sample(const SinkhornTransformerLM& model, std::ostream& out) const = 0;
+  virtual void show_sample(const SequenceModel& model, std::ostream& out) const = 0;
   /// Flags of `sinkhorn generate` to try next.
   virtual std::vector<std::string> next_flags() const = 0;
 };

@@ -57,9 +57,9 @@ void expect_score(const SequenceScore& s, double exact, double tokens, double di
 
 TEST(SequenceScore, CasesByHand) {
   expect_score(score("abc.", "abc"), 1, 1, 0);
-  expect_score(score("abcd", "abc"), 0, 0.75, 0.25);    // no end: one token too many
-  expect_score(score("abc", "abc"), 0, 0.75, 0);        // all there, but it did not end
-  expect_score(score("ab.", "abc"), 0, 0.5, 1.0 / 3);   // ended early
+  expect_score(score("abcd", "abc"), 0, 0.75, 0.25);     // no end: one token too many
+  expect_score(score("abc", "abc"), 0, 0.75, 0);         // all there, but it did not end
+  expect_score(score("ab.", "abc"), 0, 0.5, 1.0 / 3);    // ended early
   expect_score(score("bca.", "abc"), 0, 0.25, 2.0 / 3);  // a shift: nearly all tokens wrong, two edits
   expect_score(score(".", "abc"), 0, 0, 1);
   expect_score(score("", "abc"), 0, 0, 1);

@@ -7,6 +7,7 @@
 
 #include "build_info.h"
 #include "tests/shared.h"
+#include "tools/trainer.h"
 #include "tools/training_data.h"
 
 namespace sinkhorn {
@@ -15,8 +16,15 @@ namespace {
 using Tokens = std::vector<std::int32_t>;
 
 Settings small_settings(const std::string& task, const Flags& more = {}) {
-  Flags flags = {{"task", task}, {"task_length", "8"}, {"dim", "48"},   {"heads", "4"},          {"depth", "2"},
-                 {"bucket_size", "4"}, {"steps", "400"}, {"batch_size", "32"}, {"learning_rate", "3e-3"},
+  Flags flags = {{"task", task},
+                 {"task_length", "8"},
+                 {"dim", "48"},
+                 {"heads", "4"},
+                 {"depth", "2"},
+                 {"bucket_size", "4"},
+                 {"steps", "400"},
+                 {"batch_size", "32"},
+                 {"learning_rate", "3e-3"},
                  {"embedding_init_std", "1"}};
   for (const auto& flag : more) {
     std::erase_if(flags, [&](const auto& old) { return old.first == flag.first; });
@@ -27,37 +35,46 @@ Settings small_settings(const std::string& task, const Flags& more = {}) {
   return settings;
 }
 
-/// The likeliest token after `seen`.
-std::int32_t next_token(const SinkhornTransformerLM& model, const Tokens& seen) {
-  const Tensor ids = Tensor::from(seen, {1, std::int64_t(seen.size())});
-  const std::vector<double> logits = padded(model, Scope{}, ids).value.to_vector();
-  const auto last = logits.end() - model.config().num_tokens;
-  return std::int32_t(std::max_element(last, logits.end()) - last);
+Tensor one_row(const Tokens& tokens) { return Tensor::from(tokens, {1, std::int64_t(tokens.size())}); }
+
+/// The likeliest token of an answer of which `seen` is there.
+std::int32_t next_token(const SequenceModel& model, const Tokens& source, const Tokens& seen) {
+  Tokens read = model.has_encoder() ? Tokens{} : source;
+  read.push_back(Task::separator);
+  read.insert(read.end(), seen.begin(), seen.end());
+  const Var logits = model.has_encoder() ? model.encoder_decoder()(Scope{}, {one_row(source), {}}, {one_row(read), {}})
+                                         : padded(model.language_model(), Scope{}, one_row(read));
+  const std::vector<double> numbers = logits.value.to_vector();
+  const auto last = numbers.end() - logits.value.shape()[2];
+  return std::int32_t(std::max_element(last, numbers.end()) - last);
+}
+
+/// Each task for a decoder alone, and for an encoder and a decoder.
+std::vector<std::pair<std::string, bool>> every_task() {
+  std::vector<std::pair<std::string, bool>> all;
+  for (const auto& name : Task::names())
+    for (const bool pair : {false, true}) all.emplace_back(name, pair);
+  return all;
 }
 
 TEST(TaskReport, ScoresAreThoseOfTheModelAskedTokenByToken) {
-  for (const auto& name : Task::names()) {
-    const Settings settings = small_settings(name);
+  for (const auto& [name, pair] : every_task()) {
+    const Settings settings = small_settings(name, {{"encoder_decoder", pair ? "true" : "false"}});
     const Task task(name, settings.train.task_symbols);
-    const SinkhornTransformerLM model(settings.model, Rng(3));
+    const SequenceModel model(settings.model, pair, Rng(3));
     constexpr std::int64_t count = 6, length = 8;
     SequenceScore forced, generated;
     for (std::int64_t row = 0; row < count; ++row) {
       const TaskExample example =
           task_example(task, {.seed = 5, .stream = TaskStream::evaluation, .step = length, .row = row}, length, length,
-                       0, 0)
+                       {})
               .example;
-      Tokens right = example.target, given = example.source, own, likeliest;
+      Tokens right = example.target, given, own, likeliest;
       right.push_back(Task::end);
-      given.push_back(Task::separator);
-      Tokens seen = given;
       for (const auto token : right) {
-        likeliest.push_back(next_token(model, given));
+        likeliest.push_back(next_token(model, example.source, given));
         given.push_back(token);
-        if (own.empty() || own.back() != Task::end) {
-          own.push_back(next_token(model, seen));
-          seen.push_back(own.back());
-        }
+        if (own.empty() || own.back() != Task::end) own.push_back(next_token(model, example.source, own));
       }
       forced.add(likeliest, example.target, Task::end);
       generated.add(own, example.target, Task::end);

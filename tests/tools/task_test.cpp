@@ -18,9 +18,8 @@ using Tokens = std::vector<std::int32_t>;
 
 constexpr std::int64_t symbols = 12;
 
-PlacedExample example_at(const Task& task, TaskPlace place, std::int64_t longest, std::int64_t slots = 0,
-                         std::int64_t stride = 0) {
-  return task_example(task, place, 1, longest, slots, stride);
+PlacedExample example_at(const Task& task, const TaskPlace& place, std::int64_t longest, const TaskRows& rows = {}) {
+  return task_example(task, place, 1, longest, rows);
 }
 
 std::string message_of(const std::function<void()>& f) {
@@ -60,7 +59,8 @@ bool is_right(const std::string& name, const Tokens& source, const Tokens& targe
   }
   std::map<std::int32_t, std::int32_t> value_of;  // recall
   for (std::size_t i = 0; i + 1 < n; i += 2) value_of[source[i]] = source[i + 1];
-  return n % 2 == 1 && value_of.size() == n / 2 && all(1, [&](auto) { return target[0] == value_of.at(source[n - 1]); });
+  return n % 2 == 1 && value_of.size() == n / 2 &&
+         all(1, [&](auto) { return target[0] == value_of.at(source[n - 1]); });
 }
 
 TEST(Task, ExamplesSatisfyTheirDefinition) {
@@ -102,14 +102,13 @@ TEST(Task, LengthsAndSymbolsAreUniform) {
       EXPECT_NEAR(lengths[i + 1], draws / 16, 155) << name << ", length " << i + 1;
       EXPECT_NEAR(firsts[i], draws / 16, 155) << name << ", symbol " << i;
     }
-    for (const int count : asked)
-      EXPECT_NEAR(count, name == "recall" ? 250 : 0, 80);
+    for (const int count : asked) EXPECT_NEAR(count, name == "recall" ? 250 : 0, 80);
   }
 }
 
 TEST(Task, ExamplesAreFunctionsOfTheirPlace) {
   const Task task("copy", 64);
-  const auto source = [&](const TaskPlace& place) { return task_example(task, place, 24, 24, 0, 0).example.source; };
+  const auto source = [&](const TaskPlace& place) { return task_example(task, place, 24, 24, {}).example.source; };
   std::set<Tokens> seen;
   std::size_t count = 0;
   for (const std::uint64_t seed : {0, 1})
@@ -125,7 +124,8 @@ TEST(Task, ExamplesAreFunctionsOfTheirPlace) {
 }
 
 TEST(Task, RowsAreSourceSeparatorTargetEnd) {
-  const Batch batch = to_batch({{{{5, 6, 7}, {8, 9}}, 0}, {{{5}, {6}}, 4}}, 8);
+  const TaskRows rows{.encoder_decoder = false, .slots = 8, .stride = 1};
+  const Batch batch = to_batch({{{{5, 6, 7}, {8, 9}}, 0}, {{{5}, {6}}, 4}}, rows);
   EXPECT_EQ(batch.inputs.to_vector(), (std::vector<double>{5, 6, 7, 1, 8, 9, 0, 0, 0, 0, 0, 0, 5, 1, 6, 0}));
   EXPECT_EQ(batch.mask.to_vector(), (std::vector<double>{1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 1, 1, 1, 0}));
   EXPECT_EQ(batch.counted.to_vector(), (std::vector<double>{0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0}));
@@ -133,20 +133,37 @@ TEST(Task, RowsAreSourceSeparatorTargetEnd) {
   for (std::int64_t i = 0; i < 16; ++i)
     if (batch.counted.data<bool>()[i]) counted_targets.push_back(batch.targets.data<std::int32_t>()[i]);
   EXPECT_EQ(counted_targets, (std::vector<double>{8, 9, 0, 6, 0}));
-  EXPECT_THROW(to_batch({{{{5, 6, 7}, {8, 9}}, 3}}, 8), Error);
+  EXPECT_THROW(to_batch({{{{5, 6, 7}, {8, 9}}, 3}}, rows), Error);
+  const Batch narrow = to_batch({{{{5, 6, 7}, {8, 9}}, 0}, {{{5}, {6}}, 0}}, {});
+  EXPECT_EQ(narrow.inputs.to_vector(), (std::vector<double>{5, 6, 7, 1, 8, 9, 5, 1, 6, 0, 0, 0}));
+}
+
+TEST(Task, AnEncoderReadsTheSourceAndADecoderTheTarget) {
+  const Batch batch = to_batch({{{{5, 6, 7}, {8, 9}}, 0}, {{{5}, {6}}, 0}}, {.encoder_decoder = true});
+  EXPECT_EQ(batch.source.ids.to_vector(), (std::vector<double>{5, 6, 7, 5, 0, 0}));
+  EXPECT_EQ(batch.source.mask.to_vector(), (std::vector<double>{1, 1, 1, 1, 0, 0}));
+  EXPECT_EQ(batch.inputs.to_vector(), (std::vector<double>{1, 8, 9, 1, 6, 0}));
+  EXPECT_EQ(batch.targets.to_vector(), (std::vector<double>{8, 9, 0, 6, 0, 0}));
+  EXPECT_EQ(batch.counted.to_vector(), (std::vector<double>{1, 1, 1, 1, 1, 0}));
+  EXPECT_EQ(batch.mask.to_vector(), batch.counted.to_vector());
+  const Batch shifted = to_batch({{{{5, 6}, {8}}, 4}}, {.encoder_decoder = true, .slots = 8, .stride = 4});
+  EXPECT_EQ(shifted.source.ids.to_vector(), (std::vector<double>{0, 0, 0, 0, 5, 6, 0, 0}));
+  EXPECT_EQ(shifted.inputs.to_vector(), (std::vector<double>{0, 0, 0, 0, 1, 8, 0, 0}));
+  EXPECT_EQ(shifted.counted.to_vector(), (std::vector<double>{0, 0, 0, 0, 1, 1, 0, 0}));
 }
 
 TEST(Task, ShiftedExamplesStandAnywhereInTheRow) {
   const Task task("copy", 4);
   std::set<std::int64_t> offsets, buckets;
   for (std::int64_t row = 0; row < 400; ++row) {
-    EXPECT_EQ(example_at(task, {.row = row}, 3, 12).offset, 0);
-    const PlacedExample placed = example_at(task, {.row = row}, 3, 12, 1), aligned = example_at(task, {.row = row}, 3, 12, 4);
+    EXPECT_EQ(example_at(task, {.row = row}, 3, {.slots = 12}).offset, 0);
+    const PlacedExample placed = example_at(task, {.row = row}, 3, {.slots = 12, .stride = 1}),
+                        aligned = example_at(task, {.row = row}, 3, {.slots = 12, .stride = 4});
     offsets.insert(placed.offset);
     buckets.insert(aligned.offset);
-    EXPECT_LE(placed.offset + task.input_length(std::int64_t(placed.example.source.size())), 12);
+    EXPECT_LE(placed.offset + task.input_length(std::int64_t(placed.example.source.size()), false), 12);
     // Where it stands changes nothing of what it is.
-    EXPECT_EQ(placed.example.source, example_at(task, {.row = row}, 3, 12).example.source);
+    EXPECT_EQ(placed.example.source, example_at(task, {.row = row}, 3).example.source);
   }
   EXPECT_EQ(offsets.size(), 10u);
   EXPECT_EQ(buckets, (std::set<std::int64_t>{0, 4, 8}));

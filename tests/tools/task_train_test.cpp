@@ -29,11 +29,10 @@ Words operator+(Words words, const Words& more) {
 class TaskTrain : public ::testing::Test {
  protected:
   static Words command(const std::string& task, const Words& more = {}) {
-    return Words{"train",      "--task",   task,     "--task-length", "4",        "--dim",
-                 "16",         "--depth",  "1",      "--heads",       "2",        "--bucket-size",
-                 "4",          "--steps",  "6",      "--batch-size",  "4",        "--eval-every",
-                 "3",          "--seed",   "3",      "--eval-batches", "1",       "--checkpoint-every",
-                 "3",          "--ff-dropout", "0.1", "--out",        "run"} +
+    return Words{"train", "--task",       task,  "--task-length", "4",  "--dim",          "16", "--depth",
+                 "1",     "--heads",      "2",   "--bucket-size", "4",  "--steps",        "6",  "--batch-size",
+                 "4",     "--eval-every", "3",   "--seed",        "3",  "--eval-batches", "1",  "--checkpoint-every",
+                 "3",     "--ff-dropout", "0.1", "--out",         "run"} +
            more;
   }
   Outcome run(const Words& words) const { return run_program(place.path, words); }
@@ -61,6 +60,10 @@ TEST_F(TaskTrain, EveryTaskReportsItsScoresAtBothLengths) {
     const Outcome got = run(command(task, {"--out", task}));
     ASSERT_EQ(got.code, 0) << got.err;
     EXPECT_EQ(got.err, "");
+    EXPECT_EQ(
+        run(command(task, {"--out", task + "-other", task == "add-one" ? "--no-encoder-decoder" : "--encoder-decoder"}))
+            .code,
+        0);
     for (const char* part : {"length   4, generated:", "length   8, generated:", "length   8, teacher-forced:",
                              "exact match", "token accuracy", "edit distance", "answers, source/target:"})
       EXPECT_TRUE(contains(got.out, part)) << part << " is not in:\n" << got.out;
@@ -82,8 +85,8 @@ TEST_F(TaskTrain, EveryTaskReportsItsScoresAtBothLengths) {
 }
 
 TEST_F(TaskTrain, ResumingAndThreadsChangeNoBit) {
-  for (const Words& how : {Words{}, Words{"--task-shift"}}) {
-    const std::string whole = how.empty() ? "whole" : "shifted", parts = whole + "-parts";
+  for (const Words& how : {Words{}, Words{"--task-shift"}, Words{"--encoder-decoder"}}) {
+    const std::string whole = how.empty() ? "whole" : how[0].substr(2), parts = whole + "-parts";
     ASSERT_EQ(run(command("sort", how + Words{"--out", whole, "--threads", "2"})).code, 0);
     ASSERT_EQ(run(command("sort", how + Words{"--out", parts, "--steps", "6", "--threads", "1"})).code, 0);
     // Back to step 3, as a kill after its checkpoint leaves it.
@@ -107,6 +110,14 @@ TEST_F(TaskTrain, TheCheckpointKnowsItsTask) {
   EXPECT_EQ(scores.out, run({"eval", "--checkpoint", "run", "--examples", "5", "--threads", "1"}).out);
   EXPECT_EQ(scores.out, run({"eval", "--checkpoint", "run", "--examples", "5", "--batch-size", "2"}).out);
 
+  ASSERT_EQ(run(command("sort", {"--out", "pair", "--encoder-decoder"})).code, 0);
+  const Outcome paired = run({"generate", "--checkpoint", "pair", "--prompt", "31425926"});
+  EXPECT_EQ(paired.code, 0) << paired.err;
+  EXPECT_TRUE(paired.out.starts_with("31425926/")) << paired.out;
+  EXPECT_EQ(run({"eval", "--checkpoint", "pair", "--examples", "5"}).code, 0);
+  expect_refusal(3, {"generate", "--checkpoint", "pair", "--prompt", "0123456789012"},
+                 {"13 symbols and their answer take 14 positions, but the model has 12"});
+
   const Outcome made = run({"generate", "--checkpoint", "run", "--prompt", "3142"});
   EXPECT_EQ(made.code, 0) << made.err;
   EXPECT_TRUE(made.out.starts_with("3142/")) << made.out;
@@ -117,7 +128,7 @@ TEST_F(TaskTrain, TheCheckpointKnowsItsTask) {
                  {"prompt: 'x' (U+0078) is no symbol of task sort; its symbols are 0-9"});
   expect_refusal(3, {"generate", "--checkpoint", "run"}, {"task sort wants a source"});
   expect_refusal(3, {"generate", "--checkpoint", "run", "--prompt", "0123456789"},
-                 {"10 symbols with their answer take 21 positions, but the model has 20"});
+                 {"10 symbols and their answer take 21 positions, but the model has 20"});
   expect_refusal(2, {"eval", "--checkpoint", "run", "--data", "x"}, {"trained on task sort", "leave --data out"});
   expect_refusal(2, {"eval", "--checkpoint", "run", "--whole"}, {"leave --whole out"});
   expect_refusal(2, {"train", "--out", "run", "--resume", "--task-symbols", "8"},
@@ -134,6 +145,7 @@ TEST_F(TaskTrain, RefusedCombinationsSayWhy) {
   expect_refusal(2, command("sort", {"--seq-len", "8"}), {"task_length 4 take seq_len 12, not 8"});
   expect_refusal(2, command("recall", {"--task-symbols", "7"}),
                  {"twice task_length 4 needs task_symbols of 8 or more, not 7"});
+  expect_refusal(2, {"train", "--encoder-decoder", "--out", "run"}, {"a text has no source", "choose a task"});
   expect_refusal(2, command("srot"), {"--task", "srot", "sort"});
   expect_refusal(2, command("sort", {"--task-symbols", "1"}), {"--task-symbols"});
   EXPECT_FALSE(std::filesystem::exists(place.path / "run"));
