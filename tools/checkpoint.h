@@ -5,7 +5,6 @@
 #include <optional>
 #include <string>
 
-#include "models/language_model.h"
 #include "models/safetensors.h"
 #include "tools/settings.h"
 #include "tools/tokenizer.h"
@@ -38,7 +37,7 @@ void load_checkpoint(const safetensors::File& file, const RunRecord& record, Tra
 struct TrainedModel {
   RunRecord record;
   std::string path;  // of the file
-  std::unique_ptr<SinkhornTransformerLM> model;
+  std::unique_ptr<SequenceModel> model;
 };
 /// Reads a file, or from a run's folder the best checkpoint, or where there is none the newest good one. Throws
 /// DataError.

@@ -73,7 +73,7 @@ struct HelpFormatter : CLI::Formatter {
 };
 
 void add_train(CLI::App& app, Command& command) {
-  auto* sub = app.add_subcommand("train", "Train a language model on text, and print a sample");
+  auto* sub = app.add_subcommand("train", "Train a model on text or on a synthetic task, and print a sample");
   auto options = std::make_shared<TrainOptions>();
   auto flags = std::make_shared<FieldFlags>();
   sub->add_option("--config", options->config_path, "TOML file with tables [model] and [train]")->type_name("FILE");
@@ -90,6 +90,7 @@ void add_train(CLI::App& app, Command& command) {
               "  sinkhorn train\n"
               "  sinkhorn train --data book.txt --out runs/book --steps 2000\n"
               "  sinkhorn train --out runs/book --resume\n"
+              "  sinkhorn train --task sort --task-length 16\n"
               "  sinkhorn train --preset shakespeare --dim 256 --print-config > my.toml\n"
               "  sinkhorn train --config my.toml --learning-rate 5e-4");
   sub->callback([options, flags, &command] {
@@ -124,7 +125,7 @@ void add_table_command(CLI::App& app, Command& command, const std::string& name,
 }
 
 void add_eval(CLI::App& app, Command& command) {
-  add_table_command<EvalOptions>(app, command, "eval", "Say how well a checkpoint predicts a text",
+  add_table_command<EvalOptions>(app, command, "eval", "Say how well a checkpoint predicts a text, or does its task",
                                  "  sinkhorn eval --checkpoint runs/cpu-small\n"
                                  "  sinkhorn eval --checkpoint runs/book/best.safetensors --data other.txt --whole",
                                  evaluate_checkpoint);

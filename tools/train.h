@@ -1,4 +1,4 @@
-// `sinkhorn train`: trains a language model on text.
+// `sinkhorn train`: trains a model on text or on a synthetic task.
 #pragma once
 #include "tools/settings.h"
 

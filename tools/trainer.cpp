@@ -15,9 +15,9 @@ namespace {
 
 constexpr std::uint32_t kInitStream = 1, kNoiseStream = 2;
 
-const ModelConfig& fitting(const ModelConfig& model) {
+const ModelConfig& fitting(const ModelConfig& model, const TrainConfig& train) {
   constexpr double bytes = 4 * sizeof(float), gib = 1 << 30;  // value, gradient and both moments of a parameter
-  const double needed = model.least_parameters() * bytes, available = double(available_memory());
+  const double needed = least_parameters(model, train.encoder_decoder) * bytes, available = double(available_memory());
   if (needed > available)
     fail<OutOfMemory>(
         fmt::format("out of memory: the parameters, gradients and moments of this model take at least "
@@ -40,7 +40,7 @@ Batch to_batch(const Windows& windows) {
 
 Trainer::Trainer(const ModelConfig& model, const TrainConfig& train)
     : train_(train),
-      model_(fitting(model), Rng(std::uint64_t(train.seed)).split(kInitStream), DType::f32,
+      model_(fitting(model, train), train.encoder_decoder, Rng(std::uint64_t(train.seed)).split(kInitStream),
              {train.embedding_init_std, train.embedding_init_std}),
       parameters_(model_),
       groups_(parameter_groups(parameters_)),
@@ -48,7 +48,7 @@ Trainer::Trainer(const ModelConfig& model, const TrainConfig& train)
       noise_(Rng(std::uint64_t(train.seed)).split(kNoiseStream).key(), noise_step_) {}
 
 Var Trainer::forward(const Scope& scope, const Batch& batch) const {
-  return cross_entropy(model_(scope, batch.inputs), batch.targets, batch.counted).loss;
+  return cross_entropy(model_(scope, batch), batch.targets, batch.counted).loss;
 }
 
 Scope Trainer::scope_of(std::int64_t micro_step, Tape tape) const {
