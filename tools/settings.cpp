@@ -208,6 +208,12 @@ void Settings::read_preset(const std::string& name) {
   for (auto& [option, origin] : origins) origin = option == "preset" ? "default" : "preset " + name;
 }
 
+Settings read_config(const std::string& path) {
+  Settings settings;
+  settings.read_toml(config_text(path), path);
+  return settings;
+}
+
 Settings resolve(const std::string& config_path, const Flags& flags, const std::string& default_preset) {
   const std::string text = config_path.empty() ? "" : config_text(config_path);
   // The preset is the lowest layer although the file or a flag names it: find it first.

@@ -86,6 +86,10 @@ class Run {
     folder_.emplace(out);
     const safetensors::File file = newest_state();
     record_ = read_record(file);
+    if (record_.data_fingerprint.empty())
+      fail<DataError>(file.path,
+                      ": holds imported weights alone, without the state of a training to go on with; "
+                      "start a new run with another --out");
     settings_ = settings_to_resume(settings_, record_, file.path);
     const TrainConfig& train = settings_.train;
     folder_->kept = int(train.keep);
