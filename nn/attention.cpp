@@ -24,13 +24,19 @@ Var SinkhornSelfAttention::operator()(const Scope& scope, const Var& x, const Te
          (length / o.bucket + 1) * o.bucket);
   const Var q = reshape(to_q(scope, x), {batch, length, o.heads, o.width});
   const Var kv = reshape(to_kv(scope, x), {batch, length, 2, o.heads, o.width});
+  const Var y = twin ? twin(*this, scope, q, kv, mask) : heads(scope, q, kv, mask);
+  scope.observe("heads", y.value);
+  const Var out = to_out(scope, reshape(y, {batch, length, o.heads * o.width}));
+  return scope.split(1).dropout(out, o.output_dropout);
+}
+
+Var SinkhornSelfAttention::heads(const Scope& scope, const Var& q, const Var& kv, const Tensor& mask) const {
+  const AttentionOptions& o = options;
   const Routing routing = sort_net(scope, q, kv, o.bucket, o.local, o.n_top, o.temperature, mask);
   const Scope noise = scope.split(0);
   const auto attend = o.composed ? composed_attention : bucketed_attention;
-  const Var heads = attend(q, kv, routing, scope.leaf(null_keys), scope.leaf(null_values), o.bucket, o.local, mask,
-                           scope.active(o.dropout), noise.rng);
-  const Var out = to_out(scope, reshape(heads, {batch, length, o.heads * o.width}));
-  return scope.split(1).dropout(out, o.output_dropout);
+  return attend(q, kv, routing, scope.leaf(null_keys), scope.leaf(null_values), o.bucket, o.local, mask,
+                scope.active(o.dropout), noise.rng);
 }
 
 namespace {

@@ -1,5 +1,6 @@
 // Sinkhorn self-attention: local heads beside heads that attend to the buckets chosen by a sort net.
 #pragma once
+#include <functional>
 #include <optional>
 
 #include "nn/layers.h"
@@ -14,6 +15,11 @@ struct AttentionOptions {
   bool simple_sort_net;
   bool composed = false;  // from small ops, instead of the fused op; the numbers agree
 };
+
+struct SinkhornSelfAttention;
+/// Computes the heads' outputs (B, T, H, d) of a layer in its place: for lessons and for checks of checks.
+using AttentionTwin = std::function<Var(const SinkhornSelfAttention& layer, const Scope& scope, const Var& q,
+                                        const Var& kv, const Tensor& mask)>;
 
 /// Causal self-attention of one layer (behaviour 2.9, 2.10): (B, T, D) -> (B, T, D), T a multiple of the bucket size.
 struct SinkhornSelfAttention {
@@ -34,6 +40,10 @@ struct SinkhornSelfAttention {
   Linear to_q, to_kv, to_out;
   Parameter null_keys, null_values;  // (h, 1, d)
   CausalSortNet sort_net;
+  AttentionTwin twin = {};
+
+ private:
+  Var heads(const Scope& scope, const Var& q, const Var& kv, const Tensor& mask) const;
 };
 
 /// bucketed_attention() composed from small ops, as the lessons show it: bucket, gather, matmul, softmax, matmul. Equal

@@ -17,7 +17,9 @@
 #include "tools/generate.h"
 #include "tools/gradcheck.h"
 #include "tools/import.h"
+#include "tools/leak_check.h"
 #include "tools/parity.h"
+#include "tools/planted_attention.h"
 #include "tools/train.h"
 
 namespace sinkhorn {
@@ -139,6 +141,19 @@ void add_generate(CLI::App& app, Command& command) {
                                      generate_text);
 }
 
+void add_leak_check(CLI::App& app, Command& command) {
+  std::string leaks = "Planted leaks:\n";
+  for (const Plant& plant : plants())
+    leaks += "  " + plant.name + std::string(22 - plant.name.size(), ' ') + plant.purpose + "\n";
+  add_table_command<LeakCheckOptions>(
+      app, command, "leak-check", "Change later tokens, and show which earlier outputs move; none should",
+      "  sinkhorn leak-check\n"
+      "  sinkhorn leak-check --checkpoint runs/cpu-small --dtype bf16 --trials 64\n"
+      "  sinkhorn leak-check --preset shakespeare --seq-len 512 --plant local-positions-bf16\n\n" +
+          leaks + "\nExit codes: 0 nothing moved, 1 a leak was found.",
+      leak_check);
+}
+
 void add_import(CLI::App& app, Command& command) {
   auto* sub = app.add_subcommand("import", "Make a checkpoint of weights of the PyTorch package sinkhorn_transformer");
   auto options = std::make_shared<ImportOptions>();
@@ -247,6 +262,7 @@ int parse_and_run(std::vector<std::string> arguments) {
   add_export(app, command);
   add_gradcheck(app, command);
   add_parity(app, command);
+  add_leak_check(app, command);
   add_doctor(app, command);
   // Unknown words are collected, not refused by the library, so that the message can name the nearest known one.
   app.allow_extras();
