@@ -72,6 +72,10 @@ void SinkhornTransformer::use_composed_attention(bool composed) {
   for (TransformerBlock& block : blocks_) block.attention.fn->options.composed = composed;
 }
 
+void SinkhornTransformer::use_attention_twin(const AttentionTwin& twin) {
+  for (TransformerBlock& block : blocks_) block.attention.fn->twin = twin;
+}
+
 // Layer dropout skips whole blocks in training; at least the first stays (behaviour 1.1).
 std::vector<std::size_t> SinkhornTransformer::active_blocks(const Scope& scope) const {
   const RandomBits bits = scope.rng.split(0).bits();

@@ -65,6 +65,8 @@ class SinkhornTransformer {
   const ModelConfig& config() const { return config_; }
   /// Computes attention from small ops instead of the fused one, for lessons and comparisons.
   void use_composed_attention(bool composed);
+  /// Puts another computation in the place of every layer's attention; an empty one restores it.
+  void use_attention_twin(const AttentionTwin& twin);
   /// Runs a reversible stack's equations on the plain tape, for comparisons: same numbers, all activations kept.
   void keep_activations(bool keep) { keep_activations_ = keep; }
 

@@ -88,8 +88,10 @@ Var SinkhornAttention::operator()(const Scope& scope, const Var& x, const Attent
   if (!o.cross) require_whole(x.shape()[1], o.key_bucket, "length", "kv_bucket_size");
   check(around, x.shape()[0]);
   const AttentionMasks masks{around.mask, o.cross ? around.context_mask : around.mask};
-  const Var kv = keys_and_values(scope, o.cross ? around.context : x);
-  return merge(scope, heads(scope, queries(scope, x), kv, masks));
+  const Var q = queries(scope, x), kv = keys_and_values(scope, o.cross ? around.context : x);
+  const Var y = twin ? twin(*this, scope, q, kv, masks) : heads(scope, q, kv, masks);
+  scope.observe("heads", y.value);
+  return merge(scope, y);
 }
 
 Var SinkhornAttention::operator()(const Scope& scope, const Var& x, const LayerCache& cache,

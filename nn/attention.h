@@ -1,5 +1,7 @@
 // Sinkhorn attention: local heads beside heads that attend to the buckets chosen by a sort net.
 #pragma once
+#include <functional>
+#include <optional>
 #include <variant>
 
 #include "nn/attention_cache.h"
@@ -34,6 +36,11 @@ struct AttentionContext {
 
 /// What a layer of a causal model remembers of sequences that grow.
 using LayerCache = std::variant<AttentionCache, CrossAttentionCache>;
+
+struct SinkhornAttention;
+/// Computes the heads' outputs (B, T, H, d) of a layer in its place: for lessons and for checks of checks.
+using AttentionTwin = std::function<Var(const SinkhornAttention& layer, const Scope& scope, const Var& q, const Var& kv,
+                                        const AttentionMasks& masks)>;
 
 /// Self-attention or cross-attention of one layer (behaviour 1.2, 2.6, 2.9, 2.10; rules 4 to 9): (B, T, D) -> (B, T,
 /// D), T a multiple of the bucket size, S of the key bucket size.
@@ -73,6 +80,7 @@ struct SinkhornAttention {
   Parameter null_keys, null_values;  // (h, 1, d), if causal
   CausalSortNet causal_sort_net;
   SortNet sort_net;
+  AttentionTwin twin = {};
 
  private:
   Var queries(const Scope& scope, const Var& x) const;

@@ -63,10 +63,13 @@ safetensors::Metadata to_metadata(const RunRecord& record, std::uint64_t rng_key
           {"build", std::string(build_info::version) + ", " + std::string(build_info::compiler)}};
 }
 
-RunRecord read_record(const safetensors::File& file) {
+bool is_checkpoint(const safetensors::File& file) {
   const auto format = file.metadata.find("format");
-  if (format == file.metadata.end() || format->second != format_name)
-    fail<DataError>(file.path, ": is a safetensors file, but no checkpoint of sinkhorn train");
+  return format != file.metadata.end() && format->second == format_name;
+}
+
+RunRecord read_record(const safetensors::File& file) {
+  if (!is_checkpoint(file)) fail<DataError>(file.path, ": is a safetensors file, but no checkpoint of sinkhorn train");
   if (const std::string version = entry(file, "format_version"); version != format_version)
     fail<DataError>(file.path, ": has checkpoint format ", version, ", this program reads ", format_version,
                     "; use the program that wrote it");
@@ -110,6 +113,14 @@ std::vector<safetensors::Item> checkpoint_items(const Trainer& trainer) {
                                      std::pair(second_moments, &all.second_moment)})
     for (const FlatParameters::Entry& e : all.entries())
       items.push_back(to_item(prefix + e.name, all.slice_of(*flat, e)));
+  return items;
+}
+
+std::vector<safetensors::Item> weight_items(SinkhornTransformerLM& model) {
+  std::vector<safetensors::Item> items;
+  for_each_parameter(model, [&](const std::string& name, const Parameter& parameter) {
+    items.push_back(to_item(parameters + name, parameter.value));
+  });
   return items;
 }
 

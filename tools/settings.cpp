@@ -384,6 +384,12 @@ TaskLengths task_lengths(const Settings& settings) {
   return {slots(train.task_length), slots(2 * train.task_length)};
 }
 
+Settings read_config(const std::string& path) {
+  Settings settings;
+  settings.read_toml(config_text(path), path);
+  return settings;
+}
+
 Settings resolve(const std::string& config_path, const Flags& flags, const std::string& default_preset) {
   const std::string text = config_path.empty() ? "" : config_text(config_path);
   // The preset is the lowest layer although the file or a flag names it: find it first.

@@ -71,6 +71,9 @@ TaskLengths task_lengths(const Settings& settings);
 /// A flag as typed: the option's name and text.
 using Flags = std::vector<std::pair<std::string, std::string>>;
 
+/// Defaults, then the file at `path`: no preset, nothing checked but single values. Throws UsageError.
+Settings read_config(const std::string& path);
+
 /// Defaults, then the preset (named by flag or by file, else by `default_preset`), then the file at `config_path` (if
 /// not empty), then the flags; checked. Throws UsageError. Reads no data and touches no folder.
 Settings resolve(const std::string& config_path, const Flags& flags, const std::string& default_preset = "cpu-small");

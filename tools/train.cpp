@@ -82,6 +82,10 @@ class Run {
     folder_.emplace(out);
     const safetensors::File file = newest_state();
     record_ = read_record(file);
+    if (record_.data_fingerprint.empty())
+      fail<DataError>(file.path,
+                      ": holds imported weights alone, without the state of a training to go on with; "
+                      "start a new run with another --out");
     settings_ = settings_to_resume(settings_, record_, file.path);
     const TrainConfig& train = settings_.train;
     folder_->kept = int(train.keep);
@@ -240,12 +244,13 @@ class Run {
       for (const auto& line : to_lines(score)) progress.say("  " + line);
     std::vector<double> others;
     for (const auto& size : compressed_) others.push_back(size.bits);
-    if (warned_ || !too_good(*entry.val_bits_per_character, others)) return;
+    if (warned_ || !too_good(*entry.val_bits_per_character, others, data_.characters)) return;
     warned_ = true;
-    progress.say(
-        fmt::format("warning: too good to be true: {:.2f} bits per character, where compressors need {:.2f}. "
-                    "Either the validation part repeats the training part, or the model sees the future.",
-                    *entry.val_bits_per_character, *std::min_element(others.begin(), others.end())));
+    progress.say(fmt::format(
+        "warning: too good to be true: {:.2f} bits per character, where compressors need {:.2f}. Either the validation "
+        "part repeats the training part, or the model sees the future; to find out: {}",
+        *entry.val_bits_per_character, *std::min_element(others.begin(), others.end()),
+        hint({"leak-check", "--checkpoint", settings_.train.out})));
   }
 
   void save(bool best, bool due) {
@@ -303,9 +308,10 @@ class Run {
 
 }  // namespace
 
-bool too_good(double bits_per_character, const std::vector<double>& compressors) {
-  return bits_per_character < 0.8 && !compressors.empty() &&
-         *std::min_element(compressors.begin(), compressors.end()) > 2;
+bool too_good(double bits_per_character, const std::vector<double>& compressors, std::int64_t characters) {
+  if (compressors.empty()) return false;
+  const double least = *std::min_element(compressors.begin(), compressors.end());
+  return least > 2 && bits_per_character < (characters <= 10'000'000 ? 0.6 : 0.4) * least;
 }
 
 int train(const TrainOptions& options) {
