@@ -73,7 +73,8 @@ void SinkhornTransformer::use_composed_attention(bool composed) {
 }
 
 void SinkhornTransformer::use_attention_twin(const AttentionTwin& twin) {
-  for (TransformerBlock& block : blocks_) block.attention.fn->twin = twin;
+  for (TransformerBlock& block : blocks_)
+    if (!block.attention.fn->options.cross) block.attention.fn->twin = twin;
 }
 
 // Layer dropout skips whole blocks in training; at least the first stays (behaviour 1.1).

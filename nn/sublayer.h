@@ -22,7 +22,7 @@ struct Sublayer {
 
   template <class... More>
   Var operator()(const Scope& scope, const Var& x, const More&... more) const {
-    const Var y = norm ? (*fn)(scope, (*norm)(scope, x), more...) : mul((*fn)(scope, x, more...), scope.leaf(g));
+    Var y = norm ? (*fn)(scope, (*norm)(scope, x), more...) : mul((*fn)(scope, x, more...), scope.leaf(g));
     scope.observe("sublayer", y.value);
     return y;
   }

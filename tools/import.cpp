@@ -215,7 +215,16 @@ int export_weights(const ExportOptions& options, std::ostream& out) {
   std::error_code ignored;
   if (fs::exists(options.out, ignored)) fail<DataError>("export: ", options.out, " exists; choose another name");
   const TrainedModel trained = load_trained_model(options.checkpoint);
-  const auto tensors = published::tensors_of(*trained.model);
+  std::vector<std::pair<std::string, Tensor>> tensors;
+  const auto add = [&](const std::string& part, SinkhornTransformerLM& model) {
+    for (auto& [name, tensor] : published::tensors_of(model)) tensors.emplace_back(part + name, tensor);
+  };
+  if (trained.model->has_encoder()) {  // two models of the package
+    add("encoder.", trained.model->encoder_decoder().encoder());
+    add("decoder.", trained.model->encoder_decoder().decoder());
+  } else {
+    add("", trained.model->language_model());
+  }
   std::vector<safetensors::Item> items;
   std::int64_t numbers = 0;
   for (const auto& [name, tensor] : tensors) {

@@ -12,6 +12,7 @@
 #include "tools/device.h"
 #include "tools/planted_attention.h"
 #include "tools/progress.h"
+#include "tools/sequence_model.h"
 
 namespace sinkhorn {
 namespace {
@@ -23,14 +24,14 @@ struct Trace {
   Tensors values;
 };
 
-Trace trace(const SinkhornTransformerLM& model, const Tensor& ids) {
+Trace trace(const SinkhornTransformerLM& model, const Tensor& ids, const Tensor& context) {
   Trace result;
   const Observer observer = [&](std::string_view what, const Tensor& value) {
     if (what != "heads" && what != "sublayer") return;
     result.what.emplace_back(what);
     result.values.push_back(value);
   };
-  const Tensor logits = model(Scope{.observer = &observer}, ids).value;
+  const Tensor logits = model(Scope{.observer = &observer}, ids, {{}, context}).value;
   result.what.emplace_back("logits");
   result.values.push_back(logits);
   return result;
@@ -83,17 +84,16 @@ struct Trial {
 };
 
 /// Follows a leak to one token, one layer and one head.
-LeakSource source_of(const SinkhornTransformerLM& model, const Trial& trial) {
-  const Trace before = trace(model, trial.ids);
+LeakSource source_of(const SinkhornTransformerLM& model, const Trial& trial, const Tensor& context) {
+  const Trace before = trace(model, trial.ids, context);
   // Changing the tokens cut .. leaky-1 moves the first part that all later tokens move (or an earlier one), changing
-  // cut
-  // .. clean-1 does not: halve until they are neighbours.
+  // cut .. clean-1 does not: halve until they are neighbours.
   std::int64_t clean = trial.cut, leaky = trial.length();
-  Trace after = trace(model, trial.changed(leaky));
+  Trace after = trace(model, trial.changed(leaky), context);
   const std::size_t first = first_moved(before, after, trial.cut);
   while (leaky - clean > 1) {
     const std::int64_t middle = clean + (leaky - clean) / 2;
-    Trace tried = trace(model, trial.changed(middle));
+    Trace tried = trace(model, trial.changed(middle), context);
     if (first_moved(before, tried, trial.cut) <= first) {
       leaky = middle;
       after = std::move(tried);
@@ -107,7 +107,10 @@ LeakSource source_of(const SinkhornTransformerLM& model, const Trial& trial) {
   const Tensor &a = before.values[index], &b = after.values[index];
   source.position = differing(a, b, trial.cut).front();
   const auto sublayers = std::count(before.what.begin(), before.what.begin() + std::ptrdiff_t(index), "sublayer");
-  source.layer = sublayers / 2;
+  // Two sublayers make a block; with a context a layer has two blocks, the second of them crosses over.
+  const std::int64_t block = sublayers / 2, blocks = model.config().receives_context ? 2 : 1;
+  source.layer = block / blocks;
+  source.cross = block % blocks == 1;
   if (before.what[index] == "heads") {
     const std::int64_t heads = a.shape()[2];
     const std::size_t bytes = a.bytes() / std::size_t(a.shape()[1] * heads);
@@ -123,7 +126,8 @@ LeakSource source_of(const SinkhornTransformerLM& model, const Trial& trial) {
   return source;
 }
 
-std::string head_kind(const ModelConfig& config, std::int64_t head) {
+std::string head_kind(const ModelConfig& config, std::int64_t head, bool cross) {
+  if (cross) return "cross-attention";
   const std::int64_t sorting = head - config.n_local_attn_heads;
   if (sorting < 0) return "local";
   return sorting < config.sinkhorn_heads() / 2 ? "sorting" : "sorting, rotated";
@@ -141,24 +145,44 @@ DType dtype_named(const std::string& name) {
   return name == "f64" ? DType::f64 : name == "bf16" ? DType::bf16 : DType::f32;
 }
 
-/// The model to check, and what to call it.
+/// The model to check, a language model or an encoder with its decoder, and what to call it.
 struct Subject {
   std::string name;
   std::int64_t seq_len = 0;
   std::unique_ptr<SinkhornTransformerLM> model;
+  std::unique_ptr<EncoderDecoder> pair;
+
+  void make(const ModelConfig& config, bool encoder_decoder, const Rng& rng, DType dtype) {
+    if (encoder_decoder)
+      pair = std::make_unique<EncoderDecoder>(encoder_and_decoder(config), rng, dtype);
+    else
+      model = std::make_unique<SinkhornTransformerLM>(config, rng, dtype);
+  }
+  SinkhornTransformerLM& checked() { return pair ? pair->decoder() : *model; }
+  template <class Use>
+  void each_parameter(Use use) {
+    if (pair)
+      for_each_parameter(*pair, use);
+    else
+      for_each_parameter(*model, use);
+  }
+  /// What the encoder makes of a random source; nothing for a language model.
+  Tensor context(std::uint64_t seed) const {
+    if (!pair) return {};
+    const ModelConfig& c = pair->encoder().config();
+    return pair->encode(Scope{}, {integers(Rng(seed).split(0xC0DE), {1, seq_len}, std::int32_t(c.num_tokens)), {}})
+        .value;
+  }
 };
 
 Subject from_checkpoint(const LeakCheckOptions& options, DType dtype) {
   TrainedModel trained = load_trained_model(options.checkpoint);
   const ModelConfig& config = trained.record.model;
-  Subject subject{trained.path, options.seq_len > 0 ? options.seq_len : trained.record.train.seq_len,
-                  std::move(trained.model)};
-  if (dtype == DType::f32) return subject;
-  auto converted = std::make_unique<SinkhornTransformerLM>(config, Rng(0), dtype);
-  std::vector<const Parameter*> from = parameters_of(*subject.model);
+  Subject subject{trained.path, options.seq_len > 0 ? options.seq_len : trained.record.train.seq_len, {}, {}};
+  subject.make(config, trained.record.train.encoder_decoder, Rng(0), dtype);
+  const std::vector<const Parameter*> from = parameters_of(*trained.model);
   std::size_t next = 0;
-  for_each_parameter(*converted, [&](const std::string&, Parameter& p) { p.value = from[next++]->value.to(dtype); });
-  subject.model = std::move(converted);
+  subject.each_parameter([&](const std::string&, Parameter& p) { p.value = from[next++]->value.to(dtype); });
   return subject;
 }
 
@@ -169,10 +193,11 @@ Subject from_settings(const LeakCheckOptions& options, DType dtype) {
   Settings settings = resolve(options.config, flags);
   ModelConfig& config = settings.model;
   if (config.num_tokens == 0) config.num_tokens = settings.train.vocabulary == "byte" ? 256 : 96;  // printable ASCII
-  Subject subject{options.config.empty() ? "preset " + settings.train.preset : options.config, settings.train.seq_len,
-                  std::make_unique<SinkhornTransformerLM>(config, Rng(std::uint64_t(options.seed)), dtype)};
+  Subject subject{
+      options.config.empty() ? "preset " + settings.train.preset : options.config, settings.train.seq_len, {}, {}};
+  subject.make(config, settings.train.encoder_decoder, Rng(std::uint64_t(options.seed)), dtype);
   // A residual scale of 0 would hide every layer.
-  for_each_parameter(*subject.model, [](const std::string& name, Parameter& p) {
+  subject.each_parameter([](const std::string& name, Parameter& p) {
     if (name.ends_with(".g")) p.value = Tensor::full(p.value.shape(), 1, p.value.dtype());
   });
   return subject;
@@ -215,7 +240,7 @@ void print(const LeakReport& report, const ModelConfig& config, std::ostream& ou
   if (first.part != "logits") where = fmt::format("layer {} of {}, {}", first.layer + 1, config.depth, first.part);
   if (first.head >= 0)
     where = fmt::format("layer {} of {}, head {} of {} ({})", first.layer + 1, config.depth, first.head + 1,
-                        config.heads, head_kind(config, first.head));
+                        config.heads, head_kind(config, first.head, first.cross));
   out << fmt::format("first     {}: its output at position {} moves with the token at position {}\n", where,
                      first.position, first.input);
   if (report.moved.empty())
@@ -228,15 +253,15 @@ void print(const LeakReport& report, const ModelConfig& config, std::ostream& ou
 
 }  // namespace
 
-LeakReport find_leaks(const SinkhornTransformerLM& model, std::int64_t length, std::int64_t trials,
-                      std::uint64_t seed) {
+LeakReport find_leaks(const SinkhornTransformerLM& model, std::int64_t length, std::int64_t trials, std::uint64_t seed,
+                      const Tensor& context) {
   LeakReport report{.trials = trials, .leaky = 0, .first = {}, .moved = {}, .largest = 0, .largest_position = 0};
   std::set<std::int64_t> moved;
   std::optional<Trial> earliest;
   std::size_t earliest_index = std::size_t(-1);
   for (std::int64_t i = 0; i < trials; ++i) {
     const Trial trial(i, trials, length, model.config().num_tokens, seed);
-    const Trace before = trace(model, trial.ids), after = trace(model, trial.changed(length));
+    const Trace before = trace(model, trial.ids, context), after = trace(model, trial.changed(length), context);
     const std::size_t index = first_moved(before, after, trial.cut);
     if (index == before.values.size()) continue;
     ++report.leaky;
@@ -259,7 +284,7 @@ LeakReport find_leaks(const SinkhornTransformerLM& model, std::int64_t length, s
     }
   }
   report.moved.assign(moved.begin(), moved.end());
-  if (earliest) report.first = source_of(model, *earliest);
+  if (earliest) report.first = source_of(model, *earliest, context);
   return report;
 }
 
@@ -285,13 +310,13 @@ int leak_check(const LeakCheckOptions& options, std::ostream& out) {
   choose_device(options.device);
   if (options.threads > 0) set_threads(int(options.threads));
   const DType dtype = dtype_named(options.dtype);
-  const Subject subject = options.checkpoint.empty() ? from_settings(options, dtype) : from_checkpoint(options, dtype);
-  SinkhornTransformerLM& model = *subject.model;
+  Subject subject = options.checkpoint.empty() ? from_settings(options, dtype) : from_checkpoint(options, dtype);
+  SinkhornTransformerLM& model = subject.checked();
   require_checkable(model.config(), subject.seq_len, plant);
   if (plant != nullptr) model.stack().use_attention_twin(planted_attention(*plant));
 
   std::int64_t parameters = 0;
-  for (const Parameter* p : parameters_of(model)) parameters += p->value.count();
+  subject.each_parameter([&](const std::string&, const Parameter& p) { parameters += p.value.count(); });
   out << fmt::format("model     {}: {} parameters in {}{}\n", subject.name, grouped(parameters), options.dtype,
                      options.checkpoint.empty() ? fmt::format(", random from seed {}", options.seed) : "");
   if (plant != nullptr) out << fmt::format("planted   {}: {}\n", plant->name, plant->purpose);
@@ -299,7 +324,8 @@ int leak_check(const LeakCheckOptions& options, std::ostream& out) {
              "check     {} trial{} of {} tokens: those after a position are changed, all before compared bit for bit\n",
              options.trials, options.trials == 1 ? "" : "s", subject.seq_len)
       << std::flush;
-  const LeakReport report = find_leaks(model, subject.seq_len, options.trials, std::uint64_t(options.seed));
+  const auto seed = std::uint64_t(options.seed);
+  const LeakReport report = find_leaks(model, subject.seq_len, options.trials, seed, subject.context(seed));
   print(report, model.config(), out);
   return report.first ? 1 : 0;
 }

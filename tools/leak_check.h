@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "models/language_model.h"
+#include "models/encoder_decoder.h"
 #include "tools/settings.h"
 
 namespace sinkhorn {
@@ -13,6 +13,7 @@ namespace sinkhorn {
 /// Where a later token first comes through, in the order in which the model computes.
 struct LeakSource {
   std::int64_t layer = 0;                // counted from 0
+  bool cross = false;                    // in the layer's cross-attention block
   std::int64_t head = -1;                // counted from 0; -1: the move is first seen behind the heads
   std::string part;                      // "attention", "feed-forward" or "logits", where there is no head
   std::int64_t position = 0, input = 0;  // the output that moved, and the token that moved it
@@ -28,8 +29,10 @@ struct LeakReport {
 
 /// `trials` times: random tokens (1, length), every token after some position changed to another one, and everything
 /// up to that position compared bit for bit: the heads and sublayers of every layer, and the logits. The positions are
-/// spread over the sequence. A function of model, length, trials and seed.
-LeakReport find_leaks(const SinkhornTransformerLM& model, std::int64_t length, std::int64_t trials, std::uint64_t seed);
+/// spread over the sequence. A decoder gets the same `context` (1, S, D) in every trial. A function of model, length,
+/// trials, seed and context.
+LeakReport find_leaks(const SinkhornTransformerLM& model, std::int64_t length, std::int64_t trials, std::uint64_t seed,
+                      const Tensor& context = {});
 
 struct LeakCheckOptions {
   std::string checkpoint, preset, config;

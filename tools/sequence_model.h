@@ -28,6 +28,10 @@ class SequenceModel {
   /// Each throws Error if the model is the other one.
   const SinkhornTransformerLM& language_model() const;
   const EncoderDecoder& encoder_decoder() const;
+  SinkhornTransformerLM& language_model() {
+    return const_cast<SinkhornTransformerLM&>(std::as_const(*this).language_model());
+  }
+  EncoderDecoder& encoder_decoder() { return const_cast<EncoderDecoder&>(std::as_const(*this).encoder_decoder()); }
 
   /// Names are those of the model inside.
   template <class See>

@@ -87,8 +87,9 @@ TEST(Published, EveryCausalModelComesBackToTheBitUnderAnyPrefix) {
 
 TEST(Published, PrefixesAreThatOfTheTokenTable) {
   const Tensor x = Tensor::zeros({2, 3});
-  const auto prefix = [&](std::vector<std::string> names) {
+  const auto prefix = [&](const std::vector<std::string>& names) {
     std::vector<std::pair<std::string, Tensor>> tensors;
+    tensors.reserve(names.size());
     for (const auto& name : names) tensors.emplace_back(name, x);
     return find_prefix(Package(tensors).file());
   };

@@ -112,7 +112,7 @@ TEST(LeakCheck, NamesTheTokenTheHeadAndTheLayer) {
                       leaky = planted_attention(find_plant("no-triangle"));
   model->stack().use_attention_twin([&](const SinkhornAttention& layer, const Scope& scope, const Var& q, const Var& kv,
                                         const AttentionMasks& masks) {
-    const Var good = clean(layer, scope, q, kv, masks);
+    Var good = clean(layer, scope, q, kv, masks);
     if (calls++ % 2 == 0) return good;
     const Var bad = leaky(layer, scope, q, kv, masks);
     return concat({slice(good, 2, 0, 1), slice(bad, 2, 1, 2), slice(good, 2, 2, 4)}, 2);
