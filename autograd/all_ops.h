@@ -31,10 +31,12 @@ struct Matmul;
 struct Linear;
 struct LayerNorm;
 struct Embedding;
+struct EmbeddingBag;
 struct TopK;
 struct GatherBuckets;
 struct SortingMatrix;
 struct Sinkhorn;
+struct ProductKeyTopK;
 struct CrossEntropy;
 struct BucketSummary;
 struct BucketedAttention;
@@ -54,8 +56,8 @@ using AllOps = decltype(ops::join(
              ops::Reshape, ops::Permute, ops::BroadcastTo, ops::Slice, ops::Pad, ops::Concat, ops::Rotate,  //
              ops::Sum, ops::Max, ops::CumulativeMean,                                                       //
              ops::Softmax, ops::LogSoftmax, ops::LogSumExp,                                                 //
-             ops::Matmul, ops::Linear, ops::LayerNorm, ops::Embedding,                                      //
-             ops::TopK, ops::GatherBuckets, ops::SortingMatrix, ops::Sinkhorn,                              //
+             ops::Matmul, ops::Linear, ops::LayerNorm, ops::Embedding, ops::EmbeddingBag,                   //
+             ops::TopK, ops::GatherBuckets, ops::SortingMatrix, ops::Sinkhorn, ops::ProductKeyTopK,         //
              ops::CrossEntropy,                                                                             //
              ops::BucketSummary, ops::BucketedAttention, ops::ReversibleChain>{}));
 

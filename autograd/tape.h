@@ -22,7 +22,8 @@ class Gradients;
 struct Parameter {
   Tensor value;
   Tensor gradient = {};
-  bool decays = false;  // takes weight decay: matrices do; norms, biases and embeddings do not
+  bool decays = false;     // takes weight decay: matrices do; norms, biases and embeddings do not
+  bool is_memory = false;  // a memory's values: few are read in a step, so they learn at a rate of their own
 };
 
 /// What one node keeps between forward and backward, and which inputs backward must serve.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <set>
 
 #include "autograd/error.h"
 
@@ -24,9 +25,13 @@ double ModelConfig::least_parameters() const {
   const double layers = weight_tie ? 1 : double(depth);
   const double tables =
       (double(num_tokens) * (return_embeddings ? 1 : 2) + double(max_buckets() + bucket_size)) * outer;
-  // A product-key memory may be smaller than the feed-forward in its place.
-  return layers * (attention + (pkm_layers.empty() ? feed_forward : 0)) + (use_rezero ? 0 : 4 * width * double(depth)) +
-         (num_tokens > 0 ? tables : 0);
+  const double keys = double(pkm_num_keys), halves = 2 * double(pkm_heads) * double(pkm_dim_head);
+  const double memory = (width + keys) * halves + keys * keys * width;
+  const std::set<std::int64_t> memories(pkm_layers.begin(), pkm_layers.end());
+  const double others = double(depth) - double(memories.size()),
+               feed_forwards = weight_tie ? std::min(others, 1.0) : others;
+  return layers * attention + feed_forwards * feed_forward + double(memories.size()) * memory +
+         (use_rezero ? 0 : 4 * width * double(depth)) + (num_tokens > 0 ? tables : 0);
 }
 
 Fields fields(ModelConfig& c) {
@@ -65,9 +70,9 @@ Fields fields(ModelConfig& c) {
       {"use_rezero", &c.use_rezero, flag, "learned residual scales from 0 in place of layer norms"},
       {"n_top_buckets", &c.n_top_buckets, at_least(1), "key buckets each query bucket receives"},
       {"pkm_layers", &c.pkm_layers, at_least(1), "layers, from 1, whose feed-forward is a product-key memory"},
-      {"pkm_num_keys", &c.pkm_num_keys, at_least(1), "product keys a half; the memory holds the square"},
+      {"pkm_num_keys", &c.pkm_num_keys, between(1, 46340), "product keys a half; the memory holds the square"},
       {"pkm_heads", &c.pkm_heads, at_least(1), "product-key heads"},
-      {"pkm_topk", &c.pkm_topk, at_least(1), "memory slots a head reads"},
+      {"pkm_topk", &c.pkm_topk, at_least(1), "memory slots a head reads, at most pkm_num_keys"},
       {"pkm_dim_head", &c.pkm_dim_head, at_least(1), "width of half a product-key query"},
   };
 }

@@ -4,10 +4,6 @@
 
 namespace sinkhorn {
 
-void require_supported(const ModelConfig& config) {
-  if (!config.pkm_layers.empty()) fail<UsageError>("pkm_layers is not supported by this version");
-}
-
 namespace {
 
 AttentionOptions attention_options(const ModelConfig& c, bool cross) {
@@ -31,11 +27,14 @@ AttentionOptions attention_options(const ModelConfig& c, bool cross) {
           .simple_sort_net = c.use_simple_sort_net && !cross};
 }
 
+ProductKeyOptions memory_options(const ModelConfig& c) {
+  return {c.dim, c.pkm_heads, c.pkm_num_keys, c.pkm_dim_head, c.pkm_topk};
+}
+
 }  // namespace
 
 SinkhornTransformer::SinkhornTransformer(const ModelConfig& config, Initializer& init) : config_(config) {
   validate(config);
-  require_supported(config);
   if (config.embedding_width() != config.dim) project_in_.emplace(config.embedding_width(), config.dim, true, init);
   add_blocks(init);
   if (project_in_ && !config.return_embeddings) project_out_.emplace(config.dim, config.embedding_width(), true, init);
@@ -45,20 +44,26 @@ void SinkhornTransformer::add_blocks(Initializer& init) {
   const ModelConfig& c = config_;
   struct Shared {
     std::shared_ptr<SinkhornAttention> attention;
-    std::shared_ptr<FeedForward> feed_forward;
+    std::shared_ptr<FeedForwardOrMemory> feed_forward;
   };
   Shared shared[2];  // of self blocks and of cross blocks: with tied weights made once, else for every block
   for (std::int64_t layer = 0; layer < c.depth; ++layer) {
-    const bool owns = layer == 0 || !c.weight_tie;
     for (const bool cross : {false, true}) {
       if (cross && !c.receives_context) continue;
       auto& [attention, feed_forward] = shared[cross];
-      if (owns) {
-        attention = std::make_shared<SinkhornAttention>(attention_options(c, cross), init);
-        feed_forward = std::make_shared<FeedForward>(c.dim, c.ff_glu, c.ff_dropout, cross ? 0 : c.ff_chunks, init);
-      }
+      const bool owns = !attention || !c.weight_tie;
+      if (owns) attention = std::make_shared<SinkhornAttention>(attention_options(c, cross), init);
+      // Memories are never tied, so the first feed-forward may stand in a later layer than the first.
+      const bool is_memory = c.has_pkm(layer) && !cross,
+                 owns_feed_forward = is_memory || !feed_forward || !c.weight_tie;
+      std::shared_ptr<FeedForwardOrMemory> second = feed_forward;
+      if (is_memory)
+        second = std::make_shared<FeedForwardOrMemory>(FeedForwardOrMemory{ProductKeyMemory(memory_options(c), init)});
+      else if (owns_feed_forward)
+        second = feed_forward = std::make_shared<FeedForwardOrMemory>(
+            FeedForwardOrMemory{FeedForward(c.dim, c.ff_glu, c.ff_dropout, cross ? 0 : c.ff_chunks, init)});
       blocks_.push_back(
-          {{attention, owns, c.dim, c.use_rezero, init}, {feed_forward, owns, c.dim, c.use_rezero, init}});
+          {{attention, owns, c.dim, c.use_rezero, init}, {second, owns_feed_forward, c.dim, c.use_rezero, init}});
     }
   }
 }

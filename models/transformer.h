@@ -1,22 +1,35 @@
 // The Sinkhorn transformer: a stack of attention and feed-forward blocks over vectors, sequential or reversible.
 #pragma once
 #include <optional>
+#include <variant>
 #include <vector>
 
 #include "models/config.h"
 #include "nn/attention.h"
+#include "nn/product_key_memory.h"
 #include "nn/sublayer.h"
 
 namespace sinkhorn {
 
-/// Attention, then feed-forward. With a context every layer has two: self-attention, then cross-attention.
-struct TransformerBlock {
-  Sublayer<SinkhornAttention> attention;
-  Sublayer<FeedForward> feed_forward;
+/// What follows attention: a feed-forward, or the memory that takes its place. Both work on each token for itself.
+struct FeedForwardOrMemory {
+  Var operator()(const Scope& scope, const Var& x) const {
+    return std::visit([&](const auto& module) { return module(scope, x); }, either);
+  }
+  template <class See>
+  void visit(See&& see) {
+    std::visit([&](auto& module) { module.visit(see); }, either);
+  }
+
+  std::variant<FeedForward, ProductKeyMemory> either;
 };
 
-/// Throws UsageError for options whose parts this version does not have, naming them.
-void require_supported(const ModelConfig& config);
+/// Attention, then feed-forward or product-key memory. With a context every layer has two: self-attention, then
+/// cross-attention.
+struct TransformerBlock {
+  Sublayer<SinkhornAttention> attention;
+  Sublayer<FeedForwardOrMemory> feed_forward;
+};
 
 /// (B, T, D) -> (B, T, D). T must be a multiple of the bucket sizes (fixed_length() where the config has one). Masks
 /// are bool (B, T) and (B, S), true = real, none = all real; the context is (B, S, D). With `emb_dim` other than `dim`

@@ -20,7 +20,7 @@ struct TrainConfig {
   std::int64_t seed = 1;
   std::string vocabulary = "char";
   std::int64_t steps = 600, batch_size = 8, accumulate = 1, seq_len = 256;
-  double learning_rate = 1e-3, min_learning_rate = 1e-4;
+  double learning_rate = 1e-3, min_learning_rate = 1e-4, pkm_learning_rate = 1e-2;
   std::int64_t warmup_steps = 50;
   double beta1 = 0.9, beta2 = 0.99, epsilon = 1e-8, weight_decay = 0.1, clip_norm = 1;
   double embedding_init_std = 1;

@@ -7,7 +7,6 @@
 #include <cmath>
 #include <limits>
 
-#include "autograd/optimizer.h"
 #include "autograd/pool.h"
 #include "tools/schedule.h"
 
@@ -44,11 +43,9 @@ Trainer::Trainer(const ModelConfig& model, const TrainConfig& train)
       model_(fitting(model, train), train.encoder_decoder, Rng(std::uint64_t(train.seed)).split(kInitStream),
              {train.embedding_init_std, train.embedding_init_std}),
       parameters_(model_),
+      groups_(parameter_groups(parameters_)),
       noise_step_(Tensor::zeros({}, DType::i32)),
-      noise_(Rng(std::uint64_t(train.seed)).split(kNoiseStream).key(), noise_step_) {
-  for (const FlatParameters::Entry& e : parameters_.entries())
-    if (e.parameter->decays) decayed_.push_back({e.begin, e.end});
-}
+      noise_(Rng(std::uint64_t(train.seed)).split(kNoiseStream).key(), noise_step_) {}
 
 Var Trainer::forward(const Scope& scope, const Batch& batch) const {
   return cross_entropy(model_(scope, batch), batch.targets, batch.counted).loss;
@@ -78,8 +75,13 @@ StepResult Trainer::step(const std::function<Batch(std::int64_t)>& batch) {
   const double clip = train_.clip_norm > 0 ? std::min(1.0, train_.clip_norm / (result.gradient_norm + 1e-6)) : 1.0;
   const AdamW adam{
       .beta1 = train_.beta1, .beta2 = train_.beta2, .eps = train_.epsilon, .weight_decay = train_.weight_decay};
-  adamw_step(adam, step, result.learning_rate, parameters_.values, parameters_.gradients, parameters_.first_moment,
-             parameters_.second_moment, decayed_, clip);
+  for (const ParameterGroup& group : groups_) {
+    const auto part = [&](const Tensor& flat) { return flat.slice(group.begin, group.end); };
+    const double rate =
+        result.learning_rate * (group.is_memory ? train_.pkm_learning_rate / train_.learning_rate : 1.0);
+    adamw_step(adam, step, rate, part(parameters_.values), part(parameters_.gradients), part(parameters_.first_moment),
+               part(parameters_.second_moment), group.decayed, clip);
+  }
   steps_done_ = step;
   return result;
 }

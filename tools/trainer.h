@@ -2,8 +2,7 @@
 #pragma once
 #include <functional>
 
-#include "autograd/optimizer.h"
-#include "nn/flat_parameters.h"
+#include "nn/parameter_groups.h"
 #include "tools/batches.h"
 #include "tools/sequence_model.h"
 #include "tools/settings.h"
@@ -15,7 +14,7 @@ Batch to_batch(const Windows& windows);
 struct StepResult {
   double loss = 0;           // mean over the micro-steps, in nats
   double gradient_norm = 0;  // before clipping
-  double learning_rate = 0;
+  double learning_rate = 0;  // of all but the values of memories
 };
 
 /// State and result of every step are a function of configs, seed and batches, for any number of threads; to go on in
@@ -60,7 +59,7 @@ class Trainer {
   TrainConfig train_;
   SequenceModel model_;
   FlatParameters parameters_;
-  std::vector<Range> decayed_;
+  std::vector<ParameterGroup> groups_;
   Tensor noise_step_;  // the word that noise_ reads
   Rng noise_;
   std::int64_t steps_done_ = 0;

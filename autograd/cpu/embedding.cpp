@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "autograd/cpu/segments.h"
 #include "autograd/parallel.h"
 
 namespace sinkhorn::kernels {
@@ -9,8 +10,7 @@ namespace sinkhorn::kernels {
 template <class T>
 void Embedding<T>::forward(Cpu, std::int64_t rows, std::int64_t width, std::int64_t count, const T* table,
                            const std::int32_t* ids, T* y) {
-  for (std::int64_t i = 0; i < count; ++i)
-    if (ids[i] < 0 || ids[i] >= rows) fail("embedding: id ", ids[i], " is outside a table of ", rows, " rows");
+  cpu::check_ids("embedding", rows, count, ids);
   parallel_for(count, grain_for(width), [=](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) std::copy_n(table + ids[i] * width, width, y + i * width);
   });

@@ -30,6 +30,7 @@ struct Subject {
 // Shapes large enough to be cut into many chunks, and with ragged ends.
 std::vector<Subject> subjects() {
   const Tensor ids = integers(Rng(7), {3000}, 50), picks = integers(Rng(8), {3, 40, 2}, 20);
+  const Tensor few = integers(Rng(10), {3000, 4}, 8), many = integers(Rng(11), {3000, 4}, 5000);
   const Tensor allowed = Draw(Rng(9)).mask({3000, 65});
   return {
       {"matmul", {{700, 300}, {300, 200}}, [](auto x) { return matmul(x[0], x[1]); }},
@@ -41,6 +42,9 @@ std::vector<Subject> subjects() {
       {"log_softmax", {{3000, 65}}, [](auto x) { return log_softmax(x[0]); }},
       {"log_sum_exp", {{3000, 65}}, [=](auto x) { return log_sum_exp(x[0], allowed); }},
       {"embedding", {{50, 100}}, [=](auto x) { return embedding(x[0], ids); }},
+      {"embedding_bag of few rows", {{8, 70}, {3000, 4}}, [=](auto x) { return embedding_bag(x[0], x[1], few); }},
+      {"embedding_bag of many rows", {{5000, 70}, {3000, 4}}, [=](auto x) { return embedding_bag(x[0], x[1], many); }},
+      {"product_key_top_k", {{2, 3000, 30}}, [](auto x) { return product_key_top_k(x[0], 5).scores; }},
       {"top_k", {{3000, 30}}, [](auto x) { return top_k(x[0], 3, 0.75).weights; }},
       {"gather_buckets", {{3, 20, 50, 90}, {3, 40, 2}}, [=](auto x) { return gather_buckets(x[0], x[1], picks); }},
       {"sorting_matrix", {{3, 40, 2}}, [=](auto x) { return sorting_matrix(x[0], picks, 500); }},

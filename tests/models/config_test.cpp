@@ -108,6 +108,7 @@ TEST(ModelConfig, OutOfRangeValuesAreNamed) {
   expect_says(refusal([](auto& c) { c.temperature = NAN; }), "not nan");
   expect_says(refusal([](auto& c) { c.attn_dropout = 1; }), "attn_dropout wants a number from 0 and below 1, not 1");
   expect_says(refusal([](auto& c) { c.pkm_layers = {0}; }), "pkm_layers");
+  expect_says(refusal([](auto& c) { c.pkm_num_keys = 46341; }), "pkm_num_keys");
   expect_says(refusal([](auto& c) { c.bucket_size = -4; }), "bucket_size");
   expect_says(refusal([](auto& c) { c.heads = std::int64_t(1) << 40; }), "heads");
 }

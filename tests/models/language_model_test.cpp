@@ -43,15 +43,6 @@ TEST(LanguageModel, NamesWhatDoesNotFit) {
   EXPECT_NE(message_of(run(Tensor::full({1, 4}, 7, DType::i32))).find('7'), std::string::npos);
 }
 
-TEST(LanguageModel, RefusesWhatThisVersionDoesNotHave) {
-  ModelConfig config = config_of_seven();
-  config.causal = false;
-  EXPECT_THROW(SinkhornTransformerLM{config}, UsageError);
-  config = config_of_seven();
-  config.pkm_layers = {1};
-  EXPECT_THROW(SinkhornTransformerLM{config}, UsageError);
-}
-
 TEST(LanguageModel, PaddedOnTheRightGivesTheLogitsOfEachSequenceAlone) {
   const auto model = testing::random_model(config_of_seven(), 2, DType::f64);
   const std::vector<std::vector<std::int32_t>> sequences{{1, 2, 3, 4, 5, 6, 0, 1, 2}, {3, 3}, {5, 4, 3, 2, 1}};

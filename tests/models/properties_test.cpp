@@ -38,75 +38,143 @@ Tensor next_id(const Tensor& ids, std::int64_t j, std::int64_t vocabulary) {
   return changed;
 }
 
-struct Trial {
-  explicit Trial(std::uint64_t seed, DType dtype) : dice(seed), config(random_config(dice)) {
-    model = random_model(config, seed, dtype);
-    length = config.bucket_size * dice.between(1, 5);
-    padding = Padding(dice.upto(3));
-    mask = random_mask(dice, padding, 2, length);
+/// What is tried: a causal language model, one that looks both ways, or a decoder that reads an encoder.
+enum class Family { causal, both_ways, encoder_decoder };
+constexpr Family kFamilies[] = {Family::causal, Family::both_ways, Family::encoder_decoder};
+
+/// One random model with ids and a mask. Of an encoder-decoder they are the decoder's; the source stays.
+class Trial {
+ public:
+  Trial(Family family, std::uint64_t seed, DType dtype, const std::function<void(ModelConfig&)>& change = {})
+      : dice_(seed * 3 + std::uint64_t(family)) {
+    if (family == Family::encoder_decoder) {
+      EncoderDecoderConfig pair = random_pair_config(dice_);
+      if (change) change(pair.encoder), change(pair.decoder);
+      pair_ = std::make_unique<EncoderDecoder>(pair, Rng(seed), dtype);
+      move_parameters(*pair_, seed);
+      config = pair.decoder;
+      description = describe(pair.encoder) + " " + describe(config);
+      const std::int64_t length = length_for(pair.encoder);
+      source = {random_ids(seed + 1, 2, length, pair.encoder.num_tokens),
+                random_mask(dice_, Padding(dice_.upto(3)), 2, length)};
+    } else {
+      config = family == Family::causal ? random_config(dice_) : random_config_both_ways(dice_);
+      if (change) change(config);
+      model_ = random_model(config, seed, dtype);
+      description = describe(config);
+    }
+    length = length_for(config);
+    mask = random_mask(dice_, Padding(dice_.upto(3)), 2, length);
     ids = random_ids(seed, 2, length, config.num_tokens);
   }
-  Tensor logits(const Tensor& ids, const Tensor& mask) const { return (*model)(Scope{}, ids, mask).value; }
 
-  Dice dice;
+  Var logits(const Tensor& ids, const Tensor& mask, const Scope& scope = {}) const {
+    return pair_ ? (*pair_)(scope, source, {ids, mask}) : (*model_)(scope, ids, mask);
+  }
+  Tensor padded_logits(const Tensor& ids) const {
+    return pair_ ? (*pair_)(Scope{}, source, {ids, {}}).value : padded(*model_, Scope{}, ids).value;
+  }
+  void keep_activations(bool keep) {
+    for (SinkhornTransformerLM* model :
+         pair_ ? std::vector{&pair_->encoder(), &pair_->decoder()} : std::vector{model_.get()})
+      model->stack().keep_activations(keep);
+  }
+  template <class Use>
+  void each_parameter(Use use) {
+    if (pair_)
+      for_each_parameter(*pair_, use);
+    else
+      for_each_parameter(*model_, use);
+  }
+  bool has_source() const { return bool(pair_); }
+
   ModelConfig config;
-  std::unique_ptr<SinkhornTransformerLM> model;
+  std::string description;
   std::int64_t length;
-  Padding padding;
   Tensor mask, ids;
+  MaskedIds source;
+
+ private:
+  std::int64_t length_for(const ModelConfig& c) {
+    return c.fixed_length().value_or(c.length_multiple() * dice_.between(1, 5));
+  }
+  Dice dice_;
+  std::unique_ptr<SinkhornTransformerLM> model_;
+  std::unique_ptr<EncoderDecoder> pair_;
 };
+
+/// Calls check(trial, seed) for random models of the given families.
+template <class Check>
+void for_trials(std::initializer_list<Family> families, DType dtype, int usual, int lengthy, Check check) {
+  for (const Family family : families)
+    for (int seed = 0; seed < configurations(usual, lengthy); ++seed) {
+      Trial trial(family, seed, dtype);
+      SCOPED_TRACE(::testing::Message() << "family " << int(family) << " seed " << seed << " " << trial.description);
+      check(trial, seed);
+    }
+}
 
 class Properties : public ::testing::TestWithParam<DType> {};
 
 TEST_P(Properties, P1NoOutputDependsOnTheFuture) {
-  for (int seed = 0; seed < configurations(40, 500); ++seed) {
-    const Trial trial(seed, GetParam());
+  for_trials({Family::causal, Family::encoder_decoder}, GetParam(), 30, 500, [&](const Trial& trial, int seed) {
+    if (!trial.config.causal) return;
+    const Scope scope{{}, Rng(seed), seed % 2 == 1};  // in evaluation, and in training, where statistics could leak
     EXPECT_EQ(find_leak(
-                  trial.ids, [&](const Tensor& ids) { return trial.logits(ids, trial.mask); },
+                  trial.ids, [&](const Tensor& ids) { return trial.logits(ids, trial.mask, scope).value; },
                   [&](const Tensor& ids, std::int64_t j) { return next_id(ids, j, trial.config.num_tokens); }),
-              "")
-        << "seed " << seed << " " << describe(trial.config);
-  }
+              "");
+  });
 }
 
 // In bf16 a matmul of another height may round a whole digit differently, so prefixes are compared in f64 and f32.
 TEST(Prefix, P2HasTheLogitsOfTheWhole) {
   for (DType dtype : {DType::f64, DType::f32}) {
-    for (int seed = 0; seed < configurations(40, 500); ++seed) {
-      const Trial trial(seed, dtype);
-      const Tensor whole = trial.logits(trial.ids, {});
+    for_trials({Family::causal, Family::encoder_decoder}, dtype, 30, 500, [&](const Trial& trial, int) {
+      if (!trial.config.causal) return;
+      const Tensor whole = trial.logits(trial.ids, {}).value;
       for (std::int64_t t = 1; t <= trial.length; ++t) {  // whole buckets, and others after padding on the right
-        const Tensor prefix = padded(*trial.model, Scope{}, slice(Var(trial.ids), 1, 0, t).value).value;
+        const Tensor prefix = trial.padded_logits(slice(Var(trial.ids), 1, 0, t).value);
         EXPECT_LE(relative_error(prefix, slice(Var(whole), 1, 0, t).value), dtype == DType::f64 ? 1e-12 : 1e-5)
-            << dtype << " t " << t << " seed " << seed << " " << describe(trial.config);
+            << dtype << " t " << t;
       }
-    }
+    });
   }
+}
+
+// Every padded id replaced by another one.
+Tensor other_padding(const MaskedIds& given, std::int64_t vocabulary) {
+  Tensor other = given.ids.clone();
+  for (std::int64_t i = 0; i < other.count(); ++i)
+    if (!given.mask.data<bool>()[i])
+      other.data<std::int32_t>()[i] = std::int32_t((other.data<std::int32_t>()[i] + 3) % vocabulary);
+  return other;
 }
 
 TEST_P(Properties, P3PaddedContentNeverChangesARealOutput) {
-  for (int seed = 0; seed < configurations(40, 500); ++seed) {
-    const Trial trial(seed, GetParam());
-    if (!trial.mask) continue;
-    Tensor other = trial.ids.clone();
-    for (std::int64_t i = 0; i < other.count(); ++i)
-      if (!trial.mask.data<bool>()[i]) other.data<std::int32_t>()[i] = (other.data<std::int32_t>()[i] + 3) % 7;
-    const Tensor a = trial.logits(trial.ids, trial.mask), b = trial.logits(other, trial.mask);
-    const std::size_t slot = a.bytes() / std::size_t(trial.mask.count());
-    for (std::int64_t i = 0; i < trial.mask.count(); ++i) {
-      if (trial.mask.data<bool>()[i]) {
-        EXPECT_TRUE(std::equal(a.raw() + i * slot, a.raw() + (i + 1) * slot, b.raw() + i * slot))
-            << "position " << i << " seed " << seed << " " << describe(trial.config);
+  for_trials({kFamilies[0], kFamilies[1], kFamilies[2]}, GetParam(), 40, 500, [&](Trial& trial, int) {
+    const Tensor before = trial.logits(trial.ids, trial.mask).value;
+    auto expect_same = [&](const Tensor& after, const char* changed) {
+      const std::size_t slot = before.bytes() / std::size_t(trial.ids.count());
+      for (std::int64_t i = 0; i < trial.ids.count(); ++i) {
+        if (!trial.mask || trial.mask.data<bool>()[i]) {
+          EXPECT_TRUE(std::equal(before.raw() + i * slot, before.raw() + (i + 1) * slot, after.raw() + i * slot))
+              << "position " << i << " moves with padded " << changed;
+        }
       }
+    };
+    if (trial.mask) expect_same(trial.logits(other_padding({trial.ids, trial.mask}, 7), trial.mask).value, "ids");
+    if (trial.has_source() && trial.source.mask) {
+      trial.source.ids = other_padding(trial.source, 7);
+      expect_same(trial.logits(trial.ids, trial.mask).value, "source ids");
     }
-  }
+  });
 }
 
 TEST_P(Properties, P5TwoEvaluationsAgree) {
-  for (int seed = 0; seed < configurations(20, 100); ++seed) {
-    const Trial trial(seed, GetParam());
-    EXPECT_TRUE(equal_bits(trial.logits(trial.ids, trial.mask), trial.logits(trial.ids, trial.mask)));
-  }
+  for_trials({kFamilies[0], kFamilies[1], kFamilies[2]}, GetParam(), 10, 100, [&](const Trial& trial, int) {
+    EXPECT_TRUE(equal_bits(trial.logits(trial.ids, trial.mask).value, trial.logits(trial.ids, trial.mask).value));
+  });
 }
 
 INSTANTIATE_TEST_SUITE_P(InDtype, Properties, ::testing::Values(DType::f64, DType::f32, DType::bf16),
@@ -116,35 +184,59 @@ INSTANTIATE_TEST_SUITE_P(InDtype, Properties, ::testing::Values(DType::f64, DTyp
                            return name.str();
                          });
 
-// P4: reversible execution against the same equations on the plain tape, with dropout and masks.
+// P4: reversible execution against the same equations on the plain tape, with dropout, noise and masks.
 TEST(Reversible, P4GradientsEqualThoseOfThePlainTape) {
-  for (int seed = 0; seed < configurations(40, 500); ++seed) {
-    Trial trial(seed, DType::f64);
-    trial.config.reversible = true;
-    trial.config.attn_dropout = trial.config.ff_dropout = trial.config.attn_layer_dropout = 0.2;
-    trial.config.layer_dropout = 0.2;
-    trial.model = random_model(trial.config, seed, DType::f64);
-    auto gradients = [&](bool keep) {
-      trial.model->stack().keep_activations(keep);
-      const Scope scope{Tape::record(), Rng(seed), true};
-      const Var logits = (*trial.model)(scope, trial.ids, trial.mask);
-      const Gradients g = scope.tape.backward(logits, uniform(Rng(9), logits.shape(), -1, 1, DType::f64));
-      std::vector<Tensor> all{logits.value};
-      for_each_parameter(*trial.model, [&](const std::string&, const Parameter& p) { all.push_back(g.of(p)); });
-      return all;
-    };
-    const std::vector<Tensor> plain = gradients(true), reversible = gradients(false);
-    double largest = 0;
-    for (std::size_t i = 1; i < plain.size(); ++i)
-      if (plain[i])
-        for (double x : plain[i].to_vector()) largest = std::max(largest, std::abs(x));
-    for (std::size_t i = 0; i < plain.size(); ++i) {
-      ASSERT_EQ(bool(plain[i]), bool(reversible[i]));
-      if (plain[i]) {
-        EXPECT_LE(relative_error(reversible[i], plain[i], i == 0 ? 0 : largest), 1e-11)
-            << "tensor " << i << " seed " << seed << " " << describe(trial.config);
+  auto reversible_with_dropout = [](ModelConfig& config) {
+    config.reversible = true;
+    config.attn_dropout = config.ff_dropout = config.attn_layer_dropout = 0.2;
+    config.layer_dropout = 0.2;
+  };
+  for (const Family family : kFamilies) {
+    for (int seed = 0; seed < configurations(25, 500); ++seed) {
+      Trial trial(family, seed, DType::f64, reversible_with_dropout);
+      auto gradients = [&](bool keep) {
+        trial.keep_activations(keep);
+        const Scope scope{Tape::record(), Rng(seed), true};
+        const Var logits = trial.logits(trial.ids, trial.mask, scope);
+        const Gradients g = scope.tape.backward(logits, uniform(Rng(9), logits.shape(), -1, 1, DType::f64));
+        std::vector<Tensor> all{logits.value};
+        trial.each_parameter([&](const std::string&, const Parameter& p) { all.push_back(g.of(p)); });
+        return all;
+      };
+      const std::vector<Tensor> plain = gradients(true), reversible = gradients(false);
+      double largest = 0;
+      for (std::size_t i = 1; i < plain.size(); ++i)
+        if (plain[i])
+          for (double x : plain[i].to_vector()) largest = std::max(largest, std::abs(x));
+      for (std::size_t i = 0; i < plain.size(); ++i) {
+        ASSERT_EQ(bool(plain[i]), bool(reversible[i])) << trial.description;
+        if (plain[i]) {
+          EXPECT_LE(relative_error(reversible[i], plain[i], i == 0 ? 0 : largest), 1e-11)
+              << "tensor " << i << " family " << int(family) << " seed " << seed << " " << trial.description;
+        }
       }
     }
+  }
+}
+
+// The package ran the encoder's backward once for each decoder layer.
+TEST(EncoderDecoder, TheEncoderIsWalkedBackOnce) {
+  for (const bool reversible : {false, true}) {
+    Dice dice(3);
+    EncoderDecoderConfig pair = random_pair_config(dice);
+    while (!pair.decoder.causal) pair = random_pair_config(dice);
+    pair.decoder.depth = 3;
+    pair.decoder.reversible = reversible;
+    pair.decoder.weight_tie = false;
+    pair.decoder.pkm_layers = {};
+    const EncoderDecoder model(pair, Rng(1), DType::f64);
+    const Scope scope{Tape::record(), Rng(2), true};
+    const Var loss = model.loss(scope, {random_ids(1, 2, 12, 7), {}}, {random_ids(2, 2, 9, 7), {}}).loss;
+    int embeddings = 0;
+    scope.tape.watch(
+        [&](std::string_view op, bool backward, const Tensor&) { embeddings += backward && op == "embedding"; });
+    scope.tape.backward(loss);
+    EXPECT_EQ(embeddings, 2);  // the encoder's and the decoder's, once each
   }
 }
 

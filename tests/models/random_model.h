@@ -1,10 +1,10 @@
-// Random causal configurations, with weights and masks, for property tests.
+// Random configurations of every kind of model, with weights and masks, for property tests.
 #pragma once
 #include <memory>
 #include <sstream>
 #include <string>
 
-#include "models/language_model.h"
+#include "models/encoder_decoder.h"
 #include "tests/shared.h"
 
 namespace sinkhorn::testing {
@@ -45,20 +45,60 @@ inline ModelConfig random_config(Dice& dice) {
   c.weight_tie = dice.chance(0.3);
   if (dice.chance(0.3)) c.emb_dim = dice.between(3, 9);
   if (dice.chance(0.3)) c.temperature = 0.3;
+  if (dice.chance(0.3)) {
+    c.pkm_layers = {dice.between(1, c.depth)};
+    c.pkm_num_keys = dice.between(1, 5);
+    c.pkm_heads = dice.between(1, 3);
+    c.pkm_topk = dice.between(1, 6);
+    c.pkm_dim_head = dice.between(1, 6);
+  }
   return c;
 }
 
-/// A model with every parameter redrawn, so that none is at a special value (ReZero starts at 0).
-inline std::unique_ptr<SinkhornTransformerLM> random_model(const ModelConfig& config, std::uint64_t seed, DType dtype) {
-  auto model = std::make_unique<SinkhornTransformerLM>(config, Rng(seed), dtype);
+/// The same for a model that looks both ways: Gumbel-Sinkhorn, SortCut and key buckets of another size among them.
+inline ModelConfig random_config_both_ways(Dice& dice) {
+  ModelConfig c = random_config(dice);
+  c.causal = false;
+  c.non_permutative = dice.chance(0.5);
+  c.sinkhorn_iter = dice.between(1, 6);
+  if (dice.chance(0.4)) c.n_sortcut = dice.between(1, 4);
+  if (dice.chance(0.4)) c.kv_bucket_size = dice.between(1, 4);
+  c.use_simple_sort_net = dice.chance(0.3) && c.key_bucket() == c.bucket_size;
+  c.max_seq_len = c.length_multiple() * 6;
+  return c;
+}
+
+/// An encoder and a decoder, causal two times in three, that fit together.
+inline EncoderDecoderConfig random_pair_config(Dice& dice) {
+  EncoderDecoderConfig pair{random_config_both_ways(dice),
+                            dice.chance(2.0 / 3) ? random_config(dice) : random_config_both_ways(dice)};
+  ModelConfig &encoder = pair.encoder, &decoder = pair.decoder;
+  encoder.return_embeddings = decoder.receives_context = true;
+  encoder.dim = decoder.dim;
+  if (encoder.dim % encoder.heads != 0) encoder.dim_head = 3;
+  if (dice.chance(0.5)) decoder.context_bucket_size = dice.between(1, 4);
+  if (dice.chance(0.4)) decoder.context_n_sortcut = dice.between(1, 3);
+  decoder.context_kv_projection = decoder.dim_head || dice.chance(0.5);
+  return pair;
+}
+
+/// Moves every parameter of a module, so that none is at a special value (ReZero starts at 0).
+template <class Module>
+void move_parameters(Module& module, std::uint64_t seed) {
   std::uint32_t tag = 0;
-  for_each_parameter(*model, [&](const std::string&, Parameter& p) {
+  for_each_parameter(module, [&](const std::string&, Parameter& p) {
+    const DType dtype = p.value.dtype();
     const Tensor noise = uniform(Rng(seed).split(++tag), p.value.shape(), -0.4, 0.4, dtype);
     const std::vector<double> a = p.value.to_vector(), b = noise.to_vector();
     std::vector<double> sum(a.size());
     for (std::size_t i = 0; i < a.size(); ++i) sum[i] = a[i] + b[i];
     p.value = Tensor::from(sum, p.value.shape()).to(dtype);
   });
+}
+
+inline std::unique_ptr<SinkhornTransformerLM> random_model(const ModelConfig& config, std::uint64_t seed, DType dtype) {
+  auto model = std::make_unique<SinkhornTransformerLM>(config, Rng(seed), dtype);
+  move_parameters(*model, seed);
   return model;
 }
 

@@ -137,6 +137,14 @@ TEST(ModuleGradients, CrossAttention) {
   }
 }
 
+TEST(ModuleGradients, ProductKeyMemory) {
+  for (const ProductKeyOptions& options : {ProductKeyOptions{4, 2, 3, 3, 2}, {3, 1, 2, 4, 5}}) {
+    Initializer init(Rng(1), DType::f64);
+    ProductKeyMemory module(options, init);
+    expect_gradients(module, {2, 3, options.dim}, call);
+  }
+}
+
 TEST(ModuleGradients, ThreeLayerModelWithEverythingOn) {
   for (bool reversible : {false, true}) {
     ModelConfig config;
@@ -156,6 +164,9 @@ TEST(ModuleGradients, ThreeLayerModelWithEverythingOn) {
     config.emb_dim = 3;
     config.attn_dropout = config.ff_dropout = config.attn_layer_dropout = 0.1;
     config.reversible = reversible;
+    config.pkm_layers = {2};
+    config.pkm_num_keys = config.pkm_dim_head = 3;
+    config.pkm_heads = config.pkm_topk = 2;
     Initializer init(Rng(1), DType::f64);
     SinkhornTransformer model(config, init);
     expect_gradients(model, {1, 6, 3}, call, 1e-6);

@@ -41,19 +41,10 @@ class Parity : public ::testing::Test {
   fs::path fixtures;
 };
 
-TEST_F(Parity, AgreesOnEveryCausalFixtureWithoutContextAndProductKeys) {
-  std::vector<fs::path> paths;
-  for (const auto& entry : fs::directory_iterator(fixtures)) {
-    const std::string name = entry.path().stem().string();
-    if (name.starts_with("causal_") || name.starts_with("ar_") || name == "local_only_causal") paths.push_back(entry);
-  }
-  for (const char* name : {"lm_autopad_left", "lm_causal", "lm_causal_short", "lm_dim_head", "lm_emb_dim", "lm_glu",
-                           "lm_local_mix", "lm_reversible_chunked", "lm_weight_tie"})
-    paths.push_back(file(name));
-  ASSERT_EQ(paths.size(), 26u);
-  const Outcome outcome = run(paths);
+TEST_F(Parity, AgreesOnEveryFixture) {
+  const Outcome outcome = run({fixtures});
   EXPECT_EQ(outcome.code, 0) << outcome.text;
-  EXPECT_TRUE(outcome.text.ends_with("\n26 passed, 0 failed\n")) << outcome.text;
+  EXPECT_TRUE(outcome.text.ends_with("\n66 passed, 0 failed\n")) << outcome.text;
 }
 
 TEST_F(Parity, FailsWhereOneNumberIsOff) {
@@ -77,15 +68,6 @@ TEST_F(Parity, FailsWhereOneNumberIsOff) {
   EXPECT_NE(outcome.text.find("FAIL  changed"), std::string::npos) << outcome.text;
   EXPECT_NE(outcome.text.find("(grad.layers.layers.0.0.norm.weight)"), std::string::npos) << outcome.text;
   EXPECT_TRUE(outcome.text.ends_with("\n1 passed, 1 failed\n")) << outcome.text;
-}
-
-TEST_F(Parity, SaysWhatThisVersionDoesNotHave) {
-  const Outcome outcome = run({file("plain_topk2"), file("lm_pkm_layernorm"), file("encdec_context_sortcut")});
-  EXPECT_EQ(outcome.code, 1);
-  EXPECT_NE(outcome.text.find("causal = false is not supported by this version"), std::string::npos) << outcome.text;
-  EXPECT_NE(outcome.text.find("pkm_layers is not supported by this version"), std::string::npos) << outcome.text;
-  EXPECT_NE(outcome.text.find("'encoder_decoder' is not supported by this version"), std::string::npos) << outcome.text;
-  EXPECT_TRUE(outcome.text.ends_with("\n0 passed, 3 failed\n")) << outcome.text;
 }
 
 TEST(ParityInput, IsRefusedWithTheReason) {

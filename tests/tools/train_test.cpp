@@ -178,6 +178,22 @@ TEST_F(Train, ResumingRepeatsAnUninterruptedRunToTheBit) {
   expect_equal_runs(in("whole"), in("parts"), 12);
 }
 
+TEST_F(Train, AModelWithAMemoryResumesToTheBit) {
+  const Words memory{"--pkm-layers", "1", "--pkm-num-keys", "5", "--pkm-dim-head", "4", "--pkm-learning-rate", "0.05"};
+  ASSERT_EQ(run(command(Words{"--out", "whole"} + memory)).code, 0);
+  {
+    Process part(place.path, command(Words{"--out", "parts"} + memory));
+    ASSERT_TRUE(part.wait_for("saved step 4"));
+    part.send(SIGKILL);
+    part.wait();
+  }
+  const Outcome got = run({"train", "--out", "parts", "--resume"});
+  ASSERT_EQ(got.code, 0) << got.err;
+  expect_equal_runs(in("whole"), in("parts"), 12);
+  expect_refusal(2, {"train", "--out", "parts", "--resume", "--pkm-learning-rate", "0.5"},
+                 {"pkm_learning_rate: 0.5 here, 0.05 there"});
+}
+
 TEST_F(Train, CtrlCSavesAndSaysHowToGoOn) {
   const Words long_run =
       command({"--steps", "1500", "--eval-every", "500", "--checkpoint-every", "500", "--log-every", "1"});

@@ -70,6 +70,15 @@ TEST(Trainer, ParametersAreAtLeastAsManyAsTheConfigSays) {
       [](ModelConfig& c) { c.emb_dim = 8, c.dim_head = 5; },
       [](ModelConfig& c) { c.use_simple_sort_net = c.use_rezero = true; },
       [](ModelConfig& c) { c.reversible = true, c.depth = 5, c.max_seq_len = 1000; },
+      [](ModelConfig& c) {
+        c.depth = 3, c.pkm_layers = {1, 3, 1}, c.pkm_num_keys = 40, c.pkm_dim_head = 24;
+      },
+      [](ModelConfig& c) {
+        c.weight_tie = true, c.depth = 4, c.pkm_layers = {1, 2}, c.pkm_num_keys = 3;
+      },
+      [](ModelConfig& c) {
+        c.weight_tie = true, c.pkm_layers = {1, 2}, c.pkm_num_keys = 5;
+      },
   };
   for (const auto& change : changes) {
     ModelConfig model = tiny_model();
@@ -184,6 +193,37 @@ TEST(Trainer, WeightDecayPullsMatricesTowardsZero) {
       const double expected = entry.parameter->decays ? result.learning_rate * 10 * start[i] : 0;
       ASSERT_NEAR(without[i] - with[i], expected, 1e-6) << entry.name;
     }
+}
+
+TEST(Trainer, MemoryValuesLearnAtTheirOwnRate) {
+  ModelConfig model = tiny_model();
+  model.pkm_layers = {2};
+  model.pkm_num_keys = 4;
+  model.pkm_topk = model.pkm_dim_head = 4;
+  TrainConfig train = quick_training();
+  train.weight_decay = 10;  // and that values do not decay
+  const auto changes_at = [&](double rate, double pkm_rate) {
+    train.learning_rate = rate;
+    train.min_learning_rate = rate / 10;
+    train.pkm_learning_rate = pkm_rate;
+    Trainer trainer(model, train);
+    const std::vector<double> before = trainer.parameters().values.to_vector();
+    const double reported = step_on(trainer, random_batch(1)).learning_rate;
+    EXPECT_DOUBLE_EQ(reported, rate / 10) << "the first of ten steps of warm-up";
+    std::pair<double, double> largest;  // change of memory values, and of all else
+    const std::vector<double> after = trainer.parameters().values.to_vector();
+    for (const auto& entry : trainer.parameters().entries())
+      for (auto i = std::size_t(entry.begin); i < std::size_t(entry.end); ++i) {
+        double& most = entry.name.ends_with("values.weight") ? largest.first : largest.second;
+        most = std::max(most, std::abs(after[i] - before[i]));
+      }
+    return largest;
+  };
+  // The first step of Adam moves what has a gradient by the learning rate.
+  EXPECT_NEAR(changes_at(1e-20, 0.02).first, 0.002, 1e-5);
+  EXPECT_LE(changes_at(1e-20, 0.02).second, 1e-20);
+  EXPECT_LE(changes_at(0.01, 1e-20).first, 1e-20);
+  EXPECT_GE(changes_at(0.01, 1e-20).second, 0.001);
 }
 
 TEST(Trainer, ANonFiniteStepNamesItsOriginAndChangesNothing) {
