@@ -95,6 +95,32 @@ Fields fields(TrainConfig& c) {
   };
 }
 
+namespace {
+
+/// A small model for a synthetic task, with the options in which tasks differ.
+Preset task_preset(const std::string& name, const std::string& purpose, const std::string& model,
+                   const std::string& train) {
+  return {name, purpose, R"(
+[model]
+causal = true
+dim = 64
+depth = 2
+heads = 4
+)" + model + R"([train]
+task = ")" + name + R"("
+batch_size = 32
+min_learning_rate = 1e-4
+warmup_steps = 50
+weight_decay = 0.01
+eval_every = 500
+eval_batches = 2
+checkpoint_every = 500
+log_every = 100
+)" + train};
+}
+
+}  // namespace
+
 const std::vector<Preset>& presets() {
   static const std::vector<Preset> all = {
       {"cpu-small", "a character model of English prose in about 3 minutes on 2 cores", R"(
@@ -163,146 +189,20 @@ eval_every = 1000
 eval_batches = 20
 checkpoint_every = 1000
 )"},
-      {"copy", "task: say a sequence again, in a few minutes on 2 cores", R"(
-[model]
-causal = true
-dim = 64
-depth = 2
-heads = 4
-bucket_size = 8
-n_local_attn_heads = 0
-[train]
-task = "copy"
-task_length = 16
-steps = 2000
-batch_size = 32
-learning_rate = 2e-3
-min_learning_rate = 1e-4
-warmup_steps = 50
-weight_decay = 0.01
-embedding_init_std = 1
-eval_every = 500
-eval_batches = 2
-checkpoint_every = 500
-log_every = 100
-)"},
-      {"duplicate", "task: say a sequence twice, in a few minutes on 2 cores", R"(
-[model]
-causal = true
-dim = 64
-depth = 2
-heads = 4
-bucket_size = 8
-n_local_attn_heads = 0
-[train]
-task = "duplicate"
-task_length = 16
-steps = 2000
-batch_size = 32
-learning_rate = 2e-3
-min_learning_rate = 1e-4
-warmup_steps = 50
-weight_decay = 0.01
-embedding_init_std = 1
-eval_every = 500
-eval_batches = 2
-checkpoint_every = 500
-log_every = 100
-)"},
-      {"reverse", "task: say a sequence backwards, in a few minutes on 2 cores", R"(
-[model]
-causal = true
-dim = 64
-depth = 2
-heads = 4
-bucket_size = 8
-n_local_attn_heads = 0
-[train]
-task = "reverse"
-task_length = 16
-steps = 2000
-batch_size = 32
-learning_rate = 2e-3
-min_learning_rate = 1e-4
-warmup_steps = 50
-weight_decay = 0.01
-embedding_init_std = 1
-eval_every = 500
-eval_batches = 2
-checkpoint_every = 500
-log_every = 100
-)"},
-      {"sort", "task: sort digits, in a few minutes on 2 cores", R"(
-[model]
-causal = true
-dim = 64
-depth = 2
-heads = 4
-bucket_size = 16
-n_local_attn_heads = 0
-[train]
-task = "sort"
-steps = 2000
-batch_size = 32
-learning_rate = 2e-3
-min_learning_rate = 1e-4
-warmup_steps = 50
-weight_decay = 0.01
-embedding_init_std = 0.02
-eval_every = 500
-eval_batches = 2
-checkpoint_every = 500
-log_every = 100
-)"},
-      {"add-one", "task: add one to each of 64 symbols, in a few minutes on 2 cores", R"(
-[model]
-causal = true
-dim = 64
-depth = 2
-heads = 4
-bucket_size = 16
-n_local_attn_heads = 0
-[train]
-task = "add-one"
-encoder_decoder = true
-task_symbols = 64
-task_length = 64
-steps = 2000
-batch_size = 32
-learning_rate = 2e-3
-min_learning_rate = 1e-4
-warmup_steps = 50
-weight_decay = 0.01
-embedding_init_std = 0.02
-eval_every = 500
-eval_batches = 2
-checkpoint_every = 500
-log_every = 100
-)"},
-      {"recall", "task: recall the value of a key, in a few minutes on 2 cores", R"(
-[model]
-causal = true
-dim = 64
-depth = 2
-heads = 4
-bucket_size = 16
-n_local_attn_heads = 0
-[train]
-task = "recall"
-task_symbols = 32
-task_length = 8
-steps = 2000
-batch_size = 32
-learning_rate = 2e-3
-min_learning_rate = 1e-4
-warmup_steps = 50
-weight_decay = 0.01
-embedding_init_std = 0.02
-eval_every = 500
-eval_batches = 2
-checkpoint_every = 500
-log_every = 100
-)"},
+      task_preset("copy", "task: say a sequence again", "bucket_size = 8\n",
+                  "task_length = 16\nsteps = 1500\nlearning_rate = 2e-3\nembedding_init_std = 1.0\n"),
+      task_preset("duplicate", "task: say a sequence twice", "bucket_size = 8\n",
+                  "task_length = 16\nsteps = 1500\nlearning_rate = 2e-3\nembedding_init_std = 1.0\n"),
+      task_preset("reverse", "task: say a sequence backwards", "bucket_size = 8\n",
+                  "task_length = 16\nsteps = 1500\nlearning_rate = 2e-3\nembedding_init_std = 1.0\n"),
+      task_preset("sort", "task: sort digits", "bucket_size = 16\n",
+                  "task_length = 32\nsteps = 2500\nlearning_rate = 2e-3\nembedding_init_std = 0.02\n"),
+      task_preset("add-one", "task: add one to each of 64 symbols; encoder and decoder", "bucket_size = 16\n",
+                  "task_length = 64\ntask_symbols = 64\nencoder_decoder = true\n"
+                  "steps = 1000\nlearning_rate = 3e-3\nembedding_init_std = 1.0\n"),
+      task_preset("recall", "task: say the value that stood with a key", "bucket_size = 16\n",
+                  "task_length = 8\ntask_symbols = 32\n"
+                  "steps = 1500\nlearning_rate = 2e-3\nembedding_init_std = 1.0\n"),
   };
   return all;
 }
