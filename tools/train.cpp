@@ -244,7 +244,7 @@ class Run {
       for (const auto& line : to_lines(score)) progress.say("  " + line);
     std::vector<double> others;
     for (const auto& size : compressed_) others.push_back(size.bits);
-    if (warned_ || !too_good(*entry.val_bits_per_character, others, data_.characters)) return;
+    if (warned_ || !too_good(*entry.val_bits_per_character, others, data_->characters())) return;
     warned_ = true;
     progress.say(fmt::format(
         "warning: too good to be true: {:.2f} bits per character, where compressors need {:.2f}. Either the validation "

@@ -23,6 +23,7 @@ class Text : public TrainingData {
   std::string name() const override { return data_.name; }
   std::string fingerprint() const override { return data_.fingerprint; }
   std::int64_t bytes() const override { return data_.bytes; }
+  std::int64_t characters() const override { return data_.characters; }
   std::vector<std::pair<std::string, std::string>> banner() const override {
     std::vector<std::pair<std::string, std::string>> lines = {
         {"data",

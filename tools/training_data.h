@@ -28,6 +28,8 @@ class TrainingData {
   virtual double bits_per_character(double nats_per_token) const = 0;
   /// What other programs need for the same, in bits per character.
   virtual std::vector<CompressedSize> compressed() const { return {}; }
+  /// Of a text, how many characters it has.
+  virtual std::int64_t characters() const { return 0; }
   /// A task's scores at the training length and at twice that; of a text, none.
   virtual std::vector<TaskScore> scores(const SequenceModel&) const { return {}; }
 
