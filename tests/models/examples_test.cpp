@@ -19,11 +19,11 @@ fs::path folder() { return fs::path(build_info::source_dir) / "models" / "exampl
 const std::map<std::string, std::string> expected = {
     {"language_model", R"(logits \(1, 256, 2500\)\n)"},
     {"transformer", R"(out \(1, 256, 128\), gradient of x \(1, 256, 128\)\n)"},
-    {"encoder_decoder", R"(loss 8\.\d+ over 511 tokens\n)"},
+    {"encoder_decoder", R"(loss [78]\.\d+ over 511 tokens\n)"},
     {"autopadding", R"(right \(1, 139, 2500\), left \(1, 139, 2500\)\n)"},
     {"simple_sort_net", R"(logits \(1, 256, 2500\)\n)"},
-    {"product_keys", R"(step 1 loss [89]\.\d+\nstep 2 loss [5-8]\.\d+\n)"},
-    {"autoregressive_training", R"(loss [89]\.\d+ over \d+ tokens\ngenerated 20 tokens\n)"},
+    {"product_keys", R"(step 1 loss [78]\.\d+\nstep 2 loss [5-7]\.\d+\n)"},
+    {"autoregressive_training", R"(loss [78]\.\d+ over \d+ tokens\ngenerated 20 tokens\n)"},
 };
 
 TEST(Examples, EachOneIsListedHere) {

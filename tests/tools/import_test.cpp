@@ -85,7 +85,8 @@ class Import : public ::testing::Test {
 };
 
 TEST_F(Import, ComputesTheReferenceLogits) {
-  for (const std::string fixture : {"lm_causal", "lm_weight_tie", "lm_local_mix", "lm_emb_dim", "lm_glu"}) {
+  for (const std::string fixture : {"lm_causal", "lm_weight_tie", "lm_local_mix", "lm_emb_dim", "lm_glu",
+                                    "lm_pkm_layernorm", "lm_tied_pkm_two_layers", "lm_reversible_chunked"}) {
     Named tensors = weights(fixture);
     tensors["net.net.position_ids"] = Tensor::zeros({5}, DType::i32);
     write(tensors);
@@ -100,7 +101,8 @@ TEST_F(Import, ComputesTheReferenceLogits) {
     const TrainedModel trained = load_trained_model(in("out"));
     const Tensor ids = read_tensor(reference, reference.require("in.ids"), DType::i32);
     const Tensor want = read_tensor(reference, reference.require("out"), DType::f64);
-    EXPECT_LE(relative_error((*trained.model)(Scope{}, ids).value.to(DType::f64), want), 1e-5) << fixture;
+    EXPECT_LE(relative_error(trained.model->language_model()(Scope{}, ids).value.to(DType::f64), want), 1e-5)
+        << fixture;
     EXPECT_EQ(trained.record.tokenizer.piece(26), " ");
   }
 }
@@ -167,7 +169,7 @@ TEST_F(Import, AppendsWhatAPartialBucketNeedsAndExportTakesItAway) {
   EXPECT_TRUE(contains(got.out, "appended    net.net.axial_pos_emb.weights_0  F32 (1, 8, 1, 16)")) << got.out;
   EXPECT_TRUE(contains(got.out, "1 appended")) << got.out;
   const TrainedModel trained = load_trained_model(in("out"));
-  EXPECT_EQ((*trained.model)(Scope{}, Tensor::zeros({1, 36}, DType::i32)).shape(), Shape({1, 36, 31}));
+  EXPECT_EQ(trained.model->language_model()(Scope{}, Tensor::zeros({1, 36}, DType::i32)).shape(), Shape({1, 36, 31}));
   ASSERT_EQ(run({"export", "out", "-o", "back.safetensors", "--prefix", "net.net."}).code, 0);
   const safetensors::File back = safetensors::read(in("back.safetensors"));
   for (const auto& [name, tensor] : tensors)
