@@ -9,10 +9,10 @@ std::int64_t edit_distance(const std::vector<std::int32_t>& a, const std::vector
   // row[j]: the distance between what was read of `a` and the first j of `b`.
   std::vector<std::int64_t> row(b.size() + 1);
   std::iota(row.begin(), row.end(), 0);
-  for (std::size_t i = 0; i < a.size(); ++i) {
+  for (const std::int32_t token : a) {
     std::int64_t diagonal = row[0]++;
     for (std::size_t j = 0; j < b.size(); ++j) {
-      const std::int64_t replaced = diagonal + (a[i] != b[j]);
+      const std::int64_t replaced = diagonal + (token != b[j]);
       diagonal = row[j + 1];
       row[j + 1] = std::min({replaced, row[j] + 1, row[j + 1] + 1});
     }

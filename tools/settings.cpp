@@ -200,7 +200,8 @@ checkpoint_every = 1000
       task_preset("add-one", "task: add one to each of 64 symbols; encoder and decoder", "bucket_size = 16\n",
                   "task_length = 64\ntask_symbols = 64\nencoder_decoder = true\n"
                   "steps = 1000\nlearning_rate = 3e-3\nembedding_init_std = 1.0\n"),
-      task_preset("recall", "task: say the value that stood with a key", "bucket_size = 16\n",
+      task_preset("recall", "task: say the value that stood with a key; hard, it is not solved in these steps",
+                  "bucket_size = 16\n",
                   "task_length = 8\ntask_symbols = 32\n"
                   "steps = 1500\nlearning_rate = 2e-3\nembedding_init_std = 1.0\n"),
   };

@@ -13,8 +13,7 @@ struct TrainConfig {
   std::string out;   // empty: runs/PRESET
   std::string task = "none";
   std::int64_t task_length = 32, task_symbols = 10;
-  bool task_shift = false, encoder_decoder = false;
-  bool resume = false, override_settings = false;
+  bool task_shift = false, encoder_decoder = false, resume = false, override_settings = false;
   std::string device = "auto";
   std::int64_t threads = 0;  // 0: all cores
   std::int64_t seed = 1;

@@ -99,8 +99,8 @@ TEST(Task, LengthsAndSymbolsAreUniform) {
     EXPECT_EQ(lengths[0], 0);
     // 1000 expected in each of 16 cells, standard deviation 31: five of them.
     for (std::size_t i = 0; i < 16; ++i) {
-      EXPECT_NEAR(lengths[i + 1], draws / 16, 155) << name << ", length " << i + 1;
-      EXPECT_NEAR(firsts[i], draws / 16, 155) << name << ", symbol " << i;
+      EXPECT_NEAR(lengths[i + 1], draws / 16.0, 155) << name << ", length " << i + 1;
+      EXPECT_NEAR(firsts[i], draws / 16.0, 155) << name << ", symbol " << i;
     }
     for (const int count : asked) EXPECT_NEAR(count, name == "recall" ? 250 : 0, 80);
   }

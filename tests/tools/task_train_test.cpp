@@ -133,6 +133,9 @@ TEST_F(TaskTrain, TheCheckpointKnowsItsTask) {
   expect_refusal(2, {"eval", "--checkpoint", "run", "--whole"}, {"leave --whole out"});
   expect_refusal(2, {"train", "--out", "run", "--resume", "--task-symbols", "8"},
                  {"task_symbols: 8 here, 10 there", "--override"});
+  const Outcome again = run({"train", "--out", "run", "--resume", "--task", "sort"});  // its preset has other lengths
+  EXPECT_EQ(again.code, 0) << again.err;
+  EXPECT_TRUE(contains(again.out, "complete at step 6")) << again.out;
   expect_refusal(2, {"train", "--out", "run", "--resume", "--task", "copy"}, {"task: \"copy\" here, \"sort\" there"});
 }
 
