@@ -10,9 +10,9 @@ struct ModelConfig {
   std::int64_t dim = 0, depth = 0;
   std::int64_t max_seq_len = 0;  // 0: not given
   std::int64_t heads = 8;
-  std::optional<std::int64_t> dim_head;
+  std::optional<std::int64_t> dim_head = {};
   std::int64_t bucket_size = 64;
-  std::optional<std::int64_t> kv_bucket_size, context_bucket_size;
+  std::optional<std::int64_t> kv_bucket_size = {}, context_bucket_size = {};
   bool causal = false, non_permutative = true;
   std::int64_t sinkhorn_iter = 5, n_sortcut = 0;
   double temperature = 0.75;
@@ -21,14 +21,14 @@ struct ModelConfig {
   bool ff_glu = false;
   double ff_dropout = 0, attn_dropout = 0, attn_layer_dropout = 0, layer_dropout = 0, emb_dropout = 0;
   bool weight_tie = false;
-  std::optional<std::int64_t> emb_dim;
+  std::optional<std::int64_t> emb_dim = {};
   bool return_embeddings = false, use_simple_sort_net = false, receives_context = false;
   std::int64_t context_n_sortcut = 0;
   bool context_kv_projection = true;
   std::int64_t n_local_attn_heads = 0;
   bool use_rezero = false;
   std::int64_t n_top_buckets = 2;
-  std::vector<std::int64_t> pkm_layers;  // 1-based
+  std::vector<std::int64_t> pkm_layers = {};  // 1-based
   std::int64_t pkm_num_keys = 128, pkm_heads = 4, pkm_topk = 32, pkm_dim_head = 128;
 
   bool operator==(const ModelConfig&) const = default;

@@ -46,36 +46,18 @@ std::vector<std::vector<std::int32_t>> generate(const EncoderDecoder& model,
                                                 std::int64_t count, const Sampling& sampling, const Rng& rng,
                                                 const OnToken& on_token) {
   validate(sampling);
-  const ModelConfig& config = model.decoder().config();
-  if (!config.causal) fail<UsageError>("generate: needs a causal decoder");
+  if (!model.decoder().config().causal) fail<UsageError>("generate: needs a causal decoder");
   if (sources.size() != starts.size())
     fail<UsageError>("generate: ", sources.size(), " sources, but ", starts.size(), " starts");
   for (std::size_t i = 0; i < sources.size(); ++i)
     if (sources[i].empty() || starts[i].empty())
       fail<UsageError>("generate: source and start ", i, " must have at least one token each");
-  std::vector<std::vector<std::int32_t>> seen = starts, made(starts.size());
-  std::vector<bool> finished(starts.size());
-  const MaskedIds source = from_sequences(sources);
-  const Tensor encoded = model.encode(Scope{}, source).value;
-  for (std::int64_t step = 0; step < count; ++step) {
-    const MaskedIds target = from_sequences(seen);
-    const Tensor logits = model.decode(Scope{}, target, encoded, source.mask).value;  // (B, T, V)
-    const Tensor rows = logits.reshape({-1, config.num_tokens});
-    bool all_finished = true;
-    for (std::size_t i = 0; i < seen.size(); ++i) {
-      if (finished[i]) continue;
-      const std::int64_t last = std::int64_t(i) * logits.shape()[1] + std::int64_t(seen[i].size()) - 1;
-      const double uniform = rng.split(std::uint32_t(i)).bits().uniform<double>(std::uint64_t(step));
-      const std::int32_t token = sample(rows.slice(last, last + 1).to_vector(), sampling, uniform);
-      made[i].push_back(token);
-      seen[i].push_back(token);
-      if (on_token && !on_token(i, token)) return made;
-      finished[i] = sampling.end_token == token;
-      all_finished &= finished[i];
-    }
-    if (all_finished) break;
-  }
-  return made;
+  if (sources.empty()) return {};
+  const MaskedIds host = from_sequences(sources);
+  const Device device = model.decoder().device();
+  const MaskedIds source{host.ids.to(device), host.mask.to(device)};
+  return generate(model.decoder(), starts, count, sampling, rng, on_token,
+                  {{}, model.encode(Scope{}, source).value, source.mask});
 }
 
 }  // namespace sinkhorn

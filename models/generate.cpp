@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "models/decoder.h"
+
 namespace sinkhorn {
 
 void validate(const Sampling& s) {
@@ -45,7 +47,7 @@ std::int32_t sample(std::span<const double> logits, const Sampling& sampling, do
 std::vector<std::vector<std::int32_t>> generate(const SinkhornTransformerLM& model,
                                                 const std::vector<std::vector<std::int32_t>>& prompts,
                                                 std::int64_t count, const Sampling& sampling, const Rng& rng,
-                                                const OnToken& on_token) {
+                                                const OnToken& on_token, const AttentionContext& around) {
   validate(sampling);
   const ModelConfig& config = model.config();
   if (!config.causal || config.return_embeddings) fail<UsageError>("generate: needs a causal model with logits");
@@ -56,41 +58,56 @@ std::vector<std::vector<std::int32_t>> generate(const SinkhornTransformerLM& mod
     const std::int64_t dropped = std::max<std::int64_t>(longest / bucket / 2, 1) * bucket;
     while (std::int64_t(row.size()) > longest) row.erase(row.begin(), row.begin() + dropped);
   };
+  std::int64_t needed = 1;
   for (std::size_t i = 0; i < seen.size(); ++i) {
     if (seen[i].empty()) fail<UsageError>("generate: prompt ", i, " is empty; give at least one token");
     for (std::int32_t token : seen[i])
       if (token < 0 || token >= config.num_tokens)
         fail<UsageError>("generate: token ", token, " is outside the vocabulary of ", config.num_tokens);
     keep_recent(seen[i]);
+    needed = std::max(needed, std::int64_t(seen[i].size()));
   }
+  if (seen.empty() || count <= 0) return made;
 
-  std::vector<bool> finished(prompts.size());
-  for (std::int64_t step = 0; step < count; ++step) {
-    std::vector<std::size_t> rows;
-    std::vector<std::vector<std::int32_t>> batch;
-    for (std::size_t i = 0; i < seen.size(); ++i) {
-      if (finished[i]) continue;
-      rows.push_back(i);
-      batch.push_back(seen[i]);
-    }
-    if (rows.empty()) break;
-    const MaskedIds input = from_sequences(batch);
-    const Device device = model.device();
-    const Tensor logits = padded(model, Scope{}, input.ids.to(device), input.mask.to(device)).value;  // (rows, T, V)
-    for (std::size_t r = 0; r < rows.size(); ++r) {
-      const std::size_t i = rows[r];
-      const std::int64_t last = std::int64_t(r) * logits.shape()[1] + std::int64_t(seen[i].size()) - 1;
-      const std::vector<double> row = logits.reshape({-1, config.num_tokens}).slice(last, last + 1).to_vector();
-      const double uniform = rng.split(std::uint32_t(i)).bits().uniform<double>(std::uint64_t(step));
-      const std::int32_t token = sample(row, sampling, uniform);
+  IncrementalDecoder decoder(model, std::int64_t(seen.size()), needed + std::min(count, longest - needed), around);
+  std::vector<std::vector<double>> logits(seen.size());  // what follows each row, while it is not finished
+  const auto keep = [&](const std::vector<std::int32_t>& rows, const Tensor& batch) {
+    for (std::size_t r = 0; r < rows.size(); ++r)
+      logits[std::size_t(rows[r])] = batch.slice(std::int64_t(r), std::int64_t(r) + 1).to_vector();
+  };
+  std::vector<std::int32_t> active(seen.size());
+  std::iota(active.begin(), active.end(), 0);
+  keep(active, decoder.prefill(active, seen));
+  for (std::int64_t step = 0;; ++step) {
+    std::vector<std::int32_t> unfinished;
+    for (const std::int32_t row : active) {
+      const std::size_t i = std::size_t(row);
+      const double uniform = rng.split(std::uint32_t(row)).bits().uniform<double>(std::uint64_t(step));
+      const std::int32_t token = sample(logits[i], sampling, uniform);
       made[i].push_back(token);
       seen[i].push_back(token);
-      keep_recent(seen[i]);
       if (on_token && !on_token(i, token)) return made;
-      finished[i] = sampling.end_token == token;
+      if (sampling.end_token != token) unfinished.push_back(row);
     }
+    active = std::move(unfinished);
+    if (active.empty() || step + 1 == count) return made;
+
+    std::vector<std::int32_t> growing, tokens, full;
+    std::vector<std::vector<std::int32_t>> recent;
+    for (const std::int32_t row : active) {
+      std::vector<std::int32_t>& text = seen[std::size_t(row)];
+      if (std::int64_t(text.size()) <= longest) {
+        growing.push_back(row);
+        tokens.push_back(text.back());
+      } else {
+        keep_recent(text);
+        full.push_back(row);
+        recent.push_back(text);
+      }
+    }
+    keep(growing, decoder.step(growing, tokens));
+    keep(full, decoder.prefill(full, recent));
   }
-  return made;
 }
 
 }  // namespace sinkhorn

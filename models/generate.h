@@ -30,10 +30,10 @@ using OnToken = std::function<bool(std::size_t row, std::int32_t token)>;
 /// Continues every prompt by up to `count` tokens and returns the new ones only, without what follows an end token
 /// (which is kept). Rows may differ in length; the same rng gives the same tokens whatever stands in the other rows.
 /// When max_seq_len is full, the oldest half goes in whole buckets. An empty prompt, or a token outside the vocabulary,
-/// is a UsageError.
+/// is a UsageError. `around`: the context (B, S, D) of the prompts and its mask, where the model receives one.
 std::vector<std::vector<std::int32_t>> generate(const SinkhornTransformerLM& model,
                                                 const std::vector<std::vector<std::int32_t>>& prompts,
                                                 std::int64_t count, const Sampling& sampling, const Rng& rng,
-                                                const OnToken& on_token = {});
+                                                const OnToken& on_token = {}, const AttentionContext& around = {});
 
 }  // namespace sinkhorn

@@ -59,25 +59,14 @@ Tensor padded_mask(const Tensor& mask, const Shape& shape, const Margins& m, Dev
   return pad(Var(real), 1, m.before, m.after).value;
 }
 
-AttentionContext padded_around(const ModelConfig& config, const AttentionContext& around, const Shape& shape,
-                               const Margins& m, Device device) {
-  AttentionContext wider = around;
-  wider.mask = padded_mask(around.mask, shape, m, device);
-  if (!around.context.value) return wider;
-  const Shape c = around.context.shape();
-  const Margins right{0, next_multiple(c[1], config.context_bucket()) - c[1]};
-  wider.context_mask = padded_mask(around.context_mask, c, right, device);
-  if (right.after > 0) wider.context = pad(around.context, 1, 0, right.after);
-  return wider;
-}
-
 template <class Model>
 Var run_padded(const Model& model, const Scope& scope, const Var& x, const AttentionContext& around, Side side) {
   const Shape s = x.shape();
   if (s.rank() < 2) fail("padding: expected (B, T, ...), got ", s);
   const Margins m = margins(s[1], next_length(model.config(), s[1]), side);
   const Var wider = m.before + m.after > 0 ? pad(x, 1, m.before, m.after) : x;
-  const AttentionContext wider_around = padded_around(model.config(), around, s, m, x.value.device());
+  AttentionContext wider_around = with_whole_buckets(model.config(), around);
+  wider_around.mask = padded_mask(around.mask, s, m, x.value.device());
   if constexpr (std::is_same_v<Model, SinkhornTransformerLM>)
     return slice(model(scope, wider.value, wider_around), 1, m.before, m.before + s[1]);
   else
@@ -85,6 +74,17 @@ Var run_padded(const Model& model, const Scope& scope, const Var& x, const Atten
 }
 
 }  // namespace
+
+AttentionContext with_whole_buckets(const ModelConfig& config, const AttentionContext& around) {
+  if (!around.context.value) return around;
+  AttentionContext wider = around;
+  const Shape c = around.context.shape();
+  if (c.rank() != 3) fail("padding: expected a context (B, S, D), got ", c);
+  const Margins right{0, next_multiple(c[1], config.context_bucket()) - c[1]};
+  wider.context_mask = padded_mask(around.context_mask, c, right, around.context.value.device());
+  if (right.after > 0) wider.context = pad(around.context, 1, 0, right.after);
+  return wider;
+}
 
 Var padded(const SinkhornTransformerLM& model, const Scope& scope, const Tensor& ids, const AttentionContext& around,
            Side side) {

@@ -35,6 +35,8 @@ class SinkhornTransformerLM {
   SinkhornTransformer& stack() { return stack_; }
 
  private:
+  friend class IncrementalDecoder;  // runs the same parts on new tokens alone
+
   SinkhornTransformerLM(const ModelConfig& config, Initializer init, EmbeddingScale scale);
 
   Embedding token_embedding_;
@@ -58,6 +60,9 @@ Var padded(const SinkhornTransformerLM& model, const Scope& scope, const Tensor&
            const AttentionContext& around = {}, Side side = Side::right);
 Var padded(const SinkhornTransformer& model, const Scope& scope, const Var& x, const AttentionContext& around = {},
            Side side = Side::right);
+
+/// A context brought to the next multiple of the context's bucket size, with zeros on the right, and its mask.
+AttentionContext with_whole_buckets(const ModelConfig& config, const AttentionContext& around);
 
 /// A ragged batch as ids (B, longest), filled with 0 on the right, and its mask.
 MaskedIds from_sequences(const std::vector<std::vector<std::int32_t>>& sequences);

@@ -72,6 +72,11 @@ void SinkhornTransformer::use_composed_attention(bool composed) {
   for (TransformerBlock& block : blocks_) block.attention.fn->options.composed = composed;
 }
 
+void SinkhornTransformer::use_attention_twin(const AttentionTwin& twin) {
+  for (TransformerBlock& block : blocks_)
+    if (!block.attention.fn->options.cross) block.attention.fn->twin = twin;
+}
+
 // Layer dropout skips whole blocks in training; at least the first stays (behaviour 1.1).
 std::vector<std::size_t> SinkhornTransformer::active_blocks(const Scope& scope) const {
   const RandomBits bits = scope.rng.split(0).bits();
@@ -148,6 +153,25 @@ Var SinkhornTransformer::operator()(const Scope& scope, const Var& input, const 
     }
   }
   return project_out_ ? (*project_out_)(scope, x) : x;
+}
+
+Var SinkhornTransformer::operator()(const Var& input, const StackCache& cache, const NewTokens& tokens) const {
+  const Scope scope;
+  Var x1 = project_in_ ? (*project_in_)(scope, input) : input, x2 = x1;
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    x1 = add(x1, blocks_[i].attention(scope, x2, cache[i], tokens));
+    if (!config_.reversible) x2 = x1;
+    x2 = add(x2, blocks_[i].feed_forward(scope, x1));
+    if (!config_.reversible) x1 = x2;
+  }
+  const Var x = config_.reversible ? add(x1, x2) : x1;
+  return project_out_ ? (*project_out_)(scope, x) : x;
+}
+
+StackCache SinkhornTransformer::cache(std::int64_t rows, std::int64_t capacity, const AttentionContext& around) const {
+  StackCache cache;
+  for (const TransformerBlock& block : blocks_) cache.push_back(block.attention.fn->cache(rows, capacity, around));
+  return cache;
 }
 
 }  // namespace sinkhorn

@@ -31,6 +31,9 @@ struct TransformerBlock {
   Sublayer<FeedForwardOrMemory> feed_forward;
 };
 
+/// What the stack remembers of sequences that grow: one cache a block.
+using StackCache = std::vector<LayerCache>;
+
 /// (B, T, D) -> (B, T, D). T must be a multiple of the bucket sizes (fixed_length() where the config has one). Masks
 /// are bool (B, T) and (B, S), true = real, none = all real; the context is (B, S, D). With `emb_dim` other than `dim`
 /// the stack stands between two linear layers and takes (B, T, E). Sequential: x + f(x), then x + g(x), block by block.
@@ -41,6 +44,10 @@ class SinkhornTransformer {
   SinkhornTransformer(const SinkhornTransformer&) = delete;
 
   Var operator()(const Scope& scope, const Var& x, const AttentionContext& around = {}) const;
+
+  /// Inference on new tokens of cached sequences, (R, T, E): T = 1, or sequences from their beginning (nn/attention.h).
+  Var operator()(const Var& x, const StackCache& cache, const NewTokens& tokens) const;
+  StackCache cache(std::int64_t rows, std::int64_t capacity, const AttentionContext& around) const;
 
   /// Names are the published package's.
   template <class See>
@@ -58,6 +65,8 @@ class SinkhornTransformer {
   const ModelConfig& config() const { return config_; }
   /// Computes attention from small ops instead of the fused one, for lessons and comparisons.
   void use_composed_attention(bool composed);
+  /// Puts another computation in the place of every layer's attention; an empty one restores it.
+  void use_attention_twin(const AttentionTwin& twin);
   /// Runs a reversible stack's equations on the plain tape, for comparisons: same numbers, all activations kept.
   void keep_activations(bool keep) { keep_activations_ = keep; }
 

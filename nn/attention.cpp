@@ -1,5 +1,7 @@
 #include "nn/attention.h"
 
+#include <algorithm>
+
 #include "nn/composed_attention.h"
 
 namespace sinkhorn {
@@ -35,6 +37,27 @@ SinkhornAttention::SinkhornAttention(const AttentionOptions& options, Initialize
     sort_net = SortNet::simple(sorting, options.width, options.max_buckets, init);
 }
 
+void SinkhornAttention::check(const AttentionContext& around, std::int64_t batch) const {
+  const AttentionOptions& o = options;
+  if (!o.cross) return;
+  const Shape c = around.context.shape();
+  if (!around.context.value) fail("attention: a cross-attention layer needs a context (B, S, ", o.dim, ")");
+  if (c.rank() != 3 || c[0] != batch || c[2] != o.dim)
+    fail("attention: expected a context (", batch, ", S, ", o.dim, "), got ", c);
+  require_whole(c[1], o.key_bucket, "context length", "context_bucket_size");
+}
+
+// (B, T, D) -> (B, T, H, d)
+Var SinkhornAttention::queries(const Scope& scope, const Var& x) const {
+  return reshape(to_q(scope, x), {x.shape()[0], x.shape()[1], options.heads, options.width});
+}
+
+// (B, S, D) -> (B, S, 2, H, d)
+Var SinkhornAttention::keys_and_values(const Scope& scope, const Var& source) const {
+  const Var kv = to_kv ? (*to_kv)(scope, source) : concat({source, source}, -1);
+  return reshape(kv, {source.shape()[0], source.shape()[1], 2, options.heads, options.width});
+}
+
 // Attention of all heads: q (B, T, H, d), kv (B, S, 2, H, d) -> (B, T, H, d)
 Var SinkhornAttention::heads(const Scope& scope, const Var& q, const Var& kv, const AttentionMasks& masks) const {
   const AttentionOptions& o = options;
@@ -52,26 +75,60 @@ Var SinkhornAttention::heads(const Scope& scope, const Var& q, const Var& kv, co
                            dropout);
 }
 
+// (B, T, H, d) -> (B, T, D)
+Var SinkhornAttention::merge(const Scope& scope, const Var& heads) const {
+  const Shape s = heads.shape();
+  const Var out = to_out(scope, reshape(heads, {s[0], s[1], s[2] * s[3]}));
+  return scope.split(1).dropout(out, options.output_dropout);
+}
+
 Var SinkhornAttention::operator()(const Scope& scope, const Var& x, const AttentionContext& around) const {
   const AttentionOptions& o = options;
-  const std::int64_t batch = x.shape()[0], length = x.shape()[1];
-  require_whole(length, o.bucket, "length", "bucket_size");
-  if (o.cross) {
-    const Shape c = around.context.shape();
-    if (!around.context.value) fail("attention: a cross-attention layer needs a context (B, S, ", o.dim, ")");
-    if (c.rank() != 3 || c[0] != batch || c[2] != o.dim)
-      fail("attention: expected a context (", batch, ", S, ", o.dim, "), got ", c);
-    require_whole(c[1], o.key_bucket, "context length", "context_bucket_size");
-  } else {
-    require_whole(length, o.key_bucket, "length", "kv_bucket_size");
-  }
-  const Var& source = o.cross ? around.context : x;
+  require_whole(x.shape()[1], o.bucket, "length", "bucket_size");
+  if (!o.cross) require_whole(x.shape()[1], o.key_bucket, "length", "kv_bucket_size");
+  check(around, x.shape()[0]);
   const AttentionMasks masks{around.mask, o.cross ? around.context_mask : around.mask};
-  const Var q = reshape(to_q(scope, x), {batch, length, o.heads, o.width});
-  const Var kv = to_kv ? (*to_kv)(scope, source) : concat({source, source}, -1);
-  const Var mixed = heads(scope, q, reshape(kv, {batch, -1, 2, o.heads, o.width}), masks);
-  const Var out = to_out(scope, reshape(mixed, {batch, length, o.heads * o.width}));
-  return scope.split(1).dropout(out, o.output_dropout);
+  const Var q = queries(scope, x), kv = keys_and_values(scope, o.cross ? around.context : x);
+  const Var y = twin ? twin(*this, scope, q, kv, masks) : heads(scope, q, kv, masks);
+  scope.observe("heads", y.value);
+  return merge(scope, y);
+}
+
+Var SinkhornAttention::operator()(const Scope& scope, const Var& x, const LayerCache& cache,
+                                  const NewTokens& tokens) const {
+  const Var q = queries(scope, x);
+  const Shape s = q.shape();
+  const Tensor newest = q.value.reshape({s[0] * s[1], s[2], s[3]});
+  if (const auto* past = std::get_if<AttentionCache>(&cache)) {
+    const Var kv = keys_and_values(scope, x);
+    past->remember(tokens, q.value, kv.value, causal_sort_net.linear.value);
+    if (s[1] > 1) return merge(scope, heads(scope, q, kv, {}));
+    return merge(scope, past->attend(tokens, newest, null_keys.value, null_values.value).reshape(s));
+  }
+  const auto& context = std::get<CrossAttentionCache>(cache);
+  context.remember(tokens, q.value);
+  if (s[1] > 1) return merge(scope, heads(scope, q, context.kv(tokens), {{}, context.mask(tokens)}));
+  return merge(scope, context.attend(tokens, newest).reshape(s));
+}
+
+LayerCache SinkhornAttention::cache(std::int64_t rows, std::int64_t capacity, const AttentionContext& around) const {
+  const AttentionOptions& o = options;
+  if (!o.cross)
+    return AttentionCache({rows, capacity, o.heads, o.local, o.width, o.bucket, o.n_top}, o.temperature,
+                          to_q.weight.value.dtype(), to_q.weight.value.device());
+  check(around, rows);
+  const std::int64_t length = around.context.shape()[1];
+  const bool shared = o.sortcut > 0;
+  const CrossCacheShape shape{rows,
+                              length,
+                              o.heads,
+                              o.width,
+                              o.bucket,
+                              o.key_bucket,
+                              std::min(shared ? o.sortcut : o.n_top, length / o.key_bucket),
+                              shared};
+  return CrossAttentionCache(shape, o.temperature, keys_and_values(Scope{}, around.context.value).value,
+                             around.context_mask);
 }
 
 }  // namespace sinkhorn

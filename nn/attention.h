@@ -1,5 +1,11 @@
 // Sinkhorn attention: local heads beside heads that attend to the buckets chosen by a sort net.
 #pragma once
+#include <functional>
+#include <optional>
+#include <variant>
+
+#include "nn/attention_cache.h"
+#include "nn/cross_attention_cache.h"
 #include "nn/layers.h"
 #include "nn/sort_net.h"
 
@@ -28,12 +34,29 @@ struct AttentionContext {
   Tensor context_mask;
 };
 
+/// What a layer of a causal model remembers of sequences that grow.
+using LayerCache = std::variant<AttentionCache, CrossAttentionCache>;
+
+struct SinkhornAttention;
+/// Computes the heads' outputs (B, T, H, d) of a layer in its place: for lessons and for checks of checks.
+using AttentionTwin = std::function<Var(const SinkhornAttention& layer, const Scope& scope, const Var& q, const Var& kv,
+                                        const AttentionMasks& masks)>;
+
 /// Self-attention or cross-attention of one layer (behaviour 1.2, 2.6, 2.9, 2.10; rules 4 to 9): (B, T, D) -> (B, T,
 /// D), T a multiple of the bucket size, S of the key bucket size.
 struct SinkhornAttention {
   SinkhornAttention(const AttentionOptions& options, Initializer& init);
 
   Var operator()(const Scope& scope, const Var& x, const AttentionContext& around = {}) const;
+
+  /// The same in inference, for new tokens of cached sequences, which it remembers: x (R, T, D) -> (R, T, D). With T =
+  /// 1 they continue sequences of any length, and only what they see is read. With more, a multiple of the bucket size,
+  /// they must begin at position 0; that is one full attention.
+  Var operator()(const Scope& scope, const Var& x, const LayerCache& cache, const NewTokens& tokens) const;
+  /// For `rows` sequences of up to `capacity` tokens; a cross-attention layer keeps the context (rows, S, D) and its
+  /// mask.
+  LayerCache cache(std::int64_t rows, std::int64_t capacity, const AttentionContext& around) const;
+
   template <class See>
   void visit(See&& see) {
     see("to_q", to_q);
@@ -57,9 +80,14 @@ struct SinkhornAttention {
   Parameter null_keys, null_values;  // (h, 1, d), if causal
   CausalSortNet causal_sort_net;
   SortNet sort_net;
+  AttentionTwin twin = {};
 
  private:
+  Var queries(const Scope& scope, const Var& x) const;
+  Var keys_and_values(const Scope& scope, const Var& source) const;
   Var heads(const Scope& scope, const Var& q, const Var& kv, const AttentionMasks& masks) const;
+  Var merge(const Scope& scope, const Var& heads) const;
+  void check(const AttentionContext& around, std::int64_t batch) const;
 };
 
 }  // namespace sinkhorn

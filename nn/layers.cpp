@@ -4,14 +4,28 @@
 
 namespace sinkhorn {
 
+AxialPositions::AxialPositions(std::int64_t buckets, std::int64_t bucket, std::int64_t width,
+                               std::array<std::int64_t, 2> axial_dims, double stddev, Initializer& init)
+    : rows(init.normal({1, buckets, 1, axial_dims[0]}, stddev)),
+      columns(init.normal({1, 1, bucket, axial_dims[1]}, stddev)),
+      concatenated(true) {
+  if (axial_dims[0] + axial_dims[1] != width)
+    fail("axial positions: the widths ", axial_dims[0], " and ", axial_dims[1], " do not add up to ", width);
+}
+
 Var AxialPositions::operator()(const Scope& scope, std::int64_t length) const {
-  const std::int64_t capacity = rows.value.shape()[1], bucket = columns.value.shape()[2], width = rows.value.shape()[3];
+  const std::int64_t capacity = rows.value.shape()[1], bucket = columns.value.shape()[2];
+  const std::int64_t row_width = rows.value.shape()[3], column_width = columns.value.shape()[3];
   const std::int64_t needed = (length + bucket - 1) / bucket;
   if (needed > capacity)
     fail("axial positions: length ", length, " exceeds the ", capacity * bucket, " positions of the table");
-  const Var outer = slice(reshape(scope.leaf(rows), {capacity, 1, width}), 0, 0, needed);
-  const Var inner = reshape(scope.leaf(columns), {1, bucket, width});
-  return slice(reshape(add(outer, inner), {needed * bucket, width}), 0, 0, length);
+  const Var outer = slice(reshape(scope.leaf(rows), {capacity, 1, row_width}), 0, 0, needed);
+  const Var inner = reshape(scope.leaf(columns), {1, bucket, column_width});
+  const Var all = concatenated ? concat({broadcast_to(outer, {needed, bucket, row_width}),
+                                         broadcast_to(inner, {needed, bucket, column_width})},
+                                        2)
+                               : add(outer, inner);
+  return slice(reshape(all, {needed * bucket, all.shape()[2]}), 0, 0, length);
 }
 
 Var FeedForward::piece(const Scope& scope, const Var& x) const {

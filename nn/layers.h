@@ -1,5 +1,7 @@
 // The small layers: linear, layer norm, token embedding, axial positions, feed-forward.
 #pragma once
+#include <array>
+
 #include "nn/module.h"
 
 namespace sinkhorn {
@@ -50,10 +52,14 @@ struct Embedding {
   Parameter weight;
 };
 
-/// Position t is weights_0[t / b] + weights_1[t % b] (behaviour 2.12).
+/// Position t is weights_0[t / b] + weights_1[t % b], or, given the width of each, one behind the other (behaviour 1.7,
+/// 2.12).
 struct AxialPositions {
   AxialPositions(std::int64_t buckets, std::int64_t bucket, std::int64_t width, double stddev, Initializer& init)
       : rows(init.normal({1, buckets, 1, width}, stddev)), columns(init.normal({1, 1, bucket, width}, stddev)) {}
+  /// Concatenated: `axial_dims` add up to `width`, else an Error.
+  AxialPositions(std::int64_t buckets, std::int64_t bucket, std::int64_t width, std::array<std::int64_t, 2> axial_dims,
+                 double stddev, Initializer& init);
 
   /// The first `length` positions, (length, E).
   Var operator()(const Scope& scope, std::int64_t length) const;
@@ -64,6 +70,7 @@ struct AxialPositions {
   }
 
   Parameter rows, columns;
+  bool concatenated = false;
 };
 
 /// W2 drop(GELU(W1 x + b1)) + b2 with four times the width inside, or the gated GELU(a) * g; computed in `chunks`

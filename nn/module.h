@@ -13,7 +13,8 @@
 
 namespace sinkhorn {
 
-/// Called with what a forward pass draws or decides ("dropout", "picks"); for tests and pictures.
+/// Called with what a forward pass draws or decides ("dropout", "picks"), and with what comes out of its parts ("heads"
+/// (B, T, H, d) of an attention, "sublayer" (B, T, D)); for tests, checks and pictures.
 using Observer = std::function<void(std::string_view what, const Tensor& value)>;
 
 /// Gumbel noise given from outside instead of drawn, for comparisons with other implementations: each stream that asks

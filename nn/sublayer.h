@@ -22,8 +22,9 @@ struct Sublayer {
 
   template <class... More>
   Var operator()(const Scope& scope, const Var& x, const More&... more) const {
-    if (norm) return (*fn)(scope, (*norm)(scope, x), more...);
-    return mul((*fn)(scope, x, more...), scope.leaf(g));
+    Var y = norm ? (*fn)(scope, (*norm)(scope, x), more...) : mul((*fn)(scope, x, more...), scope.leaf(g));
+    scope.observe("sublayer", y.value);
+    return y;
   }
   template <class See>
   void visit(See&& see) {

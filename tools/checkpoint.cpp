@@ -7,6 +7,7 @@
 #include "build_info.h"
 #include "models/run_folder.h"
 #include "models/weights.h"
+#include "tools/task.h"
 
 namespace sinkhorn {
 namespace {
@@ -62,10 +63,13 @@ safetensors::Metadata to_metadata(const RunRecord& record, std::uint64_t rng_key
           {"build", std::string(build_info::version) + ", " + std::string(build_info::compiler)}};
 }
 
-RunRecord read_record(const safetensors::File& file) {
+bool is_checkpoint(const safetensors::File& file) {
   const auto format = file.metadata.find("format");
-  if (format == file.metadata.end() || format->second != format_name)
-    fail<DataError>(file.path, ": is a safetensors file, but no checkpoint of sinkhorn train");
+  return format != file.metadata.end() && format->second == format_name;
+}
+
+RunRecord read_record(const safetensors::File& file) {
+  if (!is_checkpoint(file)) fail<DataError>(file.path, ": is a safetensors file, but no checkpoint of sinkhorn train");
   if (const std::string version = entry(file, "format_version"); version != format_version)
     fail<DataError>(file.path, ": has checkpoint format ", version, ", this program reads ", format_version,
                     "; use the program that wrote it");
@@ -82,6 +86,8 @@ RunRecord read_record(const safetensors::File& file) {
   r.tokenizer = Tokenizer::from_json(entry(file, "tokenizer"), where("tokenizer"));
   if (r.tokenizer.size() != r.model.num_tokens)
     fail<DataError>(file.path, ": its tokenizer has ", r.tokenizer.size(), " tokens, its model ", r.model.num_tokens);
+  if (r.train.has_task() && r.tokenizer != Task(r.train.task, r.train.task_symbols).tokenizer())
+    fail<DataError>(file.path, ": its tokenizer is not that of its task ", r.train.task);
   const auto step = nlohmann::json::parse(entry(file, "step"), nullptr, false);
   const auto data = nlohmann::json::parse(entry(file, "data"), nullptr, false);
   const auto best = nlohmann::json::parse(entry(file, "best"), nullptr, false);
@@ -95,7 +101,7 @@ RunRecord read_record(const safetensors::File& file) {
     r.best_val_loss = member<double>(best, "val_loss", file);
   }
   // A forged config allocates nothing that the file does not hold, at two bytes a number or more.
-  if (r.model.least_parameters() * 2 > double(file.data.size()))
+  if (least_parameters(r.model, r.train.encoder_decoder) * 2 > double(file.data.size()))
     fail<DataError>(file.path, ": the model of its config is larger than the file");
   return r;
 }
@@ -107,6 +113,14 @@ std::vector<safetensors::Item> checkpoint_items(const Trainer& trainer) {
                                      std::pair(second_moments, &all.second_moment)})
     for (const FlatParameters::Entry& e : all.entries())
       items.push_back(to_item(prefix + e.name, all.slice_of(*flat, e)));
+  return items;
+}
+
+std::vector<safetensors::Item> weight_items(SinkhornTransformerLM& model) {
+  std::vector<safetensors::Item> items;
+  for_each_parameter(model, [&](const std::string& name, const Parameter& parameter) {
+    items.push_back(to_item(parameters + name, parameter.value));
+  });
   return items;
 }
 
@@ -138,7 +152,7 @@ TrainedModel load_trained_model(const std::string& file_or_folder) {
     file = read_checkpoint(path);
   }
   TrainedModel trained{read_record(file), file.path, nullptr};
-  trained.model = std::make_unique<SinkhornTransformerLM>(trained.record.model);
+  trained.model = std::make_unique<SequenceModel>(trained.record.model, trained.record.train.encoder_decoder);
   load_parameters(file, parameters, *trained.model);
   return trained;
 }

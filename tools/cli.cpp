@@ -16,7 +16,10 @@
 #include "tools/eval.h"
 #include "tools/generate.h"
 #include "tools/gradcheck.h"
+#include "tools/import.h"
+#include "tools/leak_check.h"
 #include "tools/parity.h"
+#include "tools/planted_attention.h"
 #include "tools/train.h"
 
 namespace sinkhorn {
@@ -73,7 +76,7 @@ struct HelpFormatter : CLI::Formatter {
 };
 
 void add_train(CLI::App& app, Command& command) {
-  auto* sub = app.add_subcommand("train", "Train a language model on text, and print a sample");
+  auto* sub = app.add_subcommand("train", "Train a model on text or on a synthetic task, and print a sample");
   auto options = std::make_shared<TrainOptions>();
   auto flags = std::make_shared<FieldFlags>();
   sub->add_option("--config", options->config_path, "TOML file with tables [model] and [train]")->type_name("FILE");
@@ -90,6 +93,7 @@ void add_train(CLI::App& app, Command& command) {
               "  sinkhorn train\n"
               "  sinkhorn train --data book.txt --out runs/book --steps 2000\n"
               "  sinkhorn train --out runs/book --resume\n"
+              "  sinkhorn train --task sort --task-length 16\n"
               "  sinkhorn train --preset shakespeare --dim 256 --print-config > my.toml\n"
               "  sinkhorn train --config my.toml --learning-rate 5e-4");
   sub->callback([options, flags, &command] {
@@ -124,7 +128,7 @@ void add_table_command(CLI::App& app, Command& command, const std::string& name,
 }
 
 void add_eval(CLI::App& app, Command& command) {
-  add_table_command<EvalOptions>(app, command, "eval", "Say how well a checkpoint predicts a text",
+  add_table_command<EvalOptions>(app, command, "eval", "Say how well a checkpoint predicts a text, or does its task",
                                  "  sinkhorn eval --checkpoint runs/cpu-small\n"
                                  "  sinkhorn eval --checkpoint runs/book/best.safetensors --data other.txt --whole",
                                  evaluate_checkpoint);
@@ -136,6 +140,60 @@ void add_generate(CLI::App& app, Command& command) {
                                      "  sinkhorn generate --checkpoint runs/cpu-small --temperature 0.5 --samples 3\n"
                                      "  cat letter.txt | sinkhorn generate --checkpoint runs/book --prompt-file -",
                                      generate_text);
+}
+
+void add_leak_check(CLI::App& app, Command& command) {
+  std::string leaks = "Planted leaks:\n";
+  for (const Plant& plant : plants())
+    leaks += "  " + plant.name + std::string(22 - plant.name.size(), ' ') + plant.purpose + "\n";
+  add_table_command<LeakCheckOptions>(
+      app, command, "leak-check", "Change later tokens, and show which earlier outputs move; none should",
+      "  sinkhorn leak-check\n"
+      "  sinkhorn leak-check --checkpoint runs/cpu-small --dtype bf16 --trials 64\n"
+      "  sinkhorn leak-check --preset shakespeare --seq-len 512 --plant local-positions-bf16\n\n" +
+          leaks + "\nExit codes: 0 nothing moved, 1 a leak was found.",
+      leak_check);
+}
+
+void add_import(CLI::App& app, Command& command) {
+  auto* sub = app.add_subcommand("import", "Make a checkpoint of weights of the PyTorch package sinkhorn_transformer");
+  auto options = std::make_shared<ImportOptions>();
+  sub->add_option("FILE", options->file, "the model's state_dict as a safetensors file");
+  sub->add_option("--config", options->config, "TOML file: its table [model] has the options of the PyTorch model")
+      ->type_name("FILE");
+  sub->add_option("-o,--out", options->out, "folder for the checkpoint, new or empty")->type_name("FOLDER");
+  sub->add_option("--vocabulary", options->vocabulary, "tokens are bytes; the default where num_tokens is 256")
+      ->type_name("")
+      ->check(CLI::IsMember({"byte"}));
+  sub->add_option("--symbols", options->symbols, "UTF-8 text file: the tokens' characters, in the order of their ids")
+      ->type_name("FILE");
+  sub->add_option("--prefix", options->prefix, "what stands before the package's names; default what the file shows")
+      ->type_name("TEXT");
+  sub->add_option("--seed", options->seed, "of the numbers that the file lacks (see 'appended')")
+      ->type_name("N")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  sub->footer(
+      "Prints what became of every tensor, and which corrected defects of the package change what the model computes.\n"
+      "\nExamples:\n"
+      "  python3 -c 'import torch, safetensors.torch as s; s.save_file({k: v.clone() for k, v in\n"
+      "              torch.load(\"model.pt\").items()}, \"model.safetensors\")'\n"
+      "  sinkhorn import model.safetensors --config model.toml -o runs/imported\n"
+      "  sinkhorn import model.safetensors --config model.toml --symbols alphabet.txt -o runs/imported\n"
+      "  sinkhorn generate --checkpoint runs/imported --prompt 'The '");
+  sub->callback([options, &command] { command = [options] { return import_weights(*options, std::cout); }; });
+}
+
+void add_export(CLI::App& app, Command& command) {
+  auto* sub = app.add_subcommand("export", "Write a checkpoint's weights under the names of the PyTorch package");
+  auto options = std::make_shared<ExportOptions>();
+  sub->add_option("CHECKPOINT", options->checkpoint, "checkpoint file, or a run's folder, whose best one is taken");
+  sub->add_option("-o,--out", options->out, "safetensors file to write; it must not exist")->type_name("FILE");
+  sub->add_option("--prefix", options->prefix, "text to put before every name, such as net.net.")->type_name("TEXT");
+  sub->footer(
+      "Examples:\n  sinkhorn export runs/book -o book.safetensors\n"
+      "  python3 -c 'import safetensors.torch as s; print(s.load_file(\"book.safetensors\").keys())'");
+  sub->callback([options, &command] { command = [options] { return export_weights(*options, std::cout); }; });
 }
 
 void add_parity(CLI::App& app, Command& command) {
@@ -204,8 +262,11 @@ int parse_and_run(std::vector<std::string> arguments) {
   add_train(app, command);
   add_eval(app, command);
   add_generate(app, command);
+  add_import(app, command);
+  add_export(app, command);
   add_gradcheck(app, command);
   add_parity(app, command);
+  add_leak_check(app, command);
   add_doctor(app, command);
   // Unknown words are collected, not refused by the library, so that the message can name the nearest known one.
   app.allow_extras();

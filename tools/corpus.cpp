@@ -161,14 +161,4 @@ Split split_tokens(std::vector<std::int32_t> tokens, std::int64_t seq_len, const
   return split;
 }
 
-std::vector<std::int32_t> duplicate_sequence(std::int64_t symbols, std::int64_t gap, std::int32_t alphabet,
-                                             std::uint64_t seed) {
-  const RandomBits random{seed, 0};
-  std::vector<std::int32_t> sequence(std::size_t(2 * symbols + gap), 0);
-  for (std::int64_t i = 0; i < symbols; ++i)
-    sequence[std::size_t(i)] = sequence[std::size_t(symbols + gap + i)] =
-        1 + std::int32_t(random.word(std::uint64_t(i)) % std::uint32_t(alphabet));
-  return sequence;
-}
-
 }  // namespace sinkhorn

@@ -31,9 +31,4 @@ struct Split {
 };
 Split split_tokens(std::vector<std::int32_t> tokens, std::int64_t seq_len, const std::string& name);
 
-/// The duplicate task: `symbols` random tokens, a gap of one separator token repeated `gap` times, and the same symbols
-/// again; 2 * symbols + gap tokens. Symbols are 1 .. alphabet, the separator is 0.
-std::vector<std::int32_t> duplicate_sequence(std::int64_t symbols, std::int64_t gap, std::int32_t alphabet,
-                                             std::uint64_t seed);
-
 }  // namespace sinkhorn

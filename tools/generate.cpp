@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <functional>
 #include <ostream>
 
 #include "autograd/parallel.h"
@@ -10,10 +11,25 @@
 #include "tools/device.h"
 #include "tools/interrupt.h"
 #include "tools/read_file.h"
+#include "tools/task_report.h"
 #include "tools/utf8.h"
 
 namespace sinkhorn {
 namespace {
+
+/// The source that a user typed.
+std::vector<std::int32_t> task_source(const RunRecord& record, std::string text) {
+  while (!text.empty() && (text.back() == '\n' || text.back() == '\r')) text.pop_back();  // of a file or a pipe
+  const Task task(record.train.task, record.train.task_symbols);
+  std::vector<std::int32_t> source = task.parse_source(text, "prompt");
+  const auto asked = std::int64_t(source.size()), answered = 1 + std::int64_t(task.answer(source, "prompt").size());
+  const std::int64_t needed = record.train.encoder_decoder ? std::max(asked, answered) : asked + answered,
+                     most = record.model.max_length();
+  if (needed > most)
+    fail<DataError>("prompt: ", asked, " symbols and their answer take ", needed, " positions, but the model has ",
+                    most, "; give a shorter one");
+  return source;
+}
 
 std::string without_controls(std::string text) {
   std::replace_if(
@@ -48,17 +64,26 @@ std::vector<std::int32_t> prompt_tokens(const Tokenizer& tokenizer, const std::s
   }
 }
 
-void stream_continuation(const SinkhornTransformerLM& model, const Tokenizer& tokenizer,
-                         const std::vector<std::int32_t>& prompt, std::int64_t length, const Sampling& sampling,
-                         const Rng& rng, std::ostream& out) {
+namespace {
+
+/// Shows the tokens that `make` makes, as they come.
+void stream(const Tokenizer& tokenizer, std::ostream& out, const std::function<void(const OnToken&)>& make) {
   const bool terminal = isatty(STDOUT_FILENO);
   Utf8Stream stream;
   const auto show = [&](const std::string& text) { out << (terminal ? without_controls(text) : text) << std::flush; };
-  generate(model, {prompt}, length, sampling, rng, [&](std::size_t, std::int32_t token) {
+  make([&](std::size_t, std::int32_t token) {
     show(stream.push(tokenizer.piece(token)));
     return bool(out) && !interrupted();
   });
   show(stream.finish() + "\n");
+}
+
+}  // namespace
+
+void stream_continuation(const SinkhornTransformerLM& model, const Tokenizer& tokenizer,
+                         const std::vector<std::int32_t>& prompt, std::int64_t length, const Sampling& sampling,
+                         const Rng& rng, std::ostream& out) {
+  stream(tokenizer, out, [&](const OnToken& on_token) { generate(model, {prompt}, length, sampling, rng, on_token); });
 }
 
 int generate_text(const GenerateOptions& options, std::ostream& out) {
@@ -73,15 +98,29 @@ int generate_text(const GenerateOptions& options, std::ostream& out) {
   const TrainedModel trained = load_trained_model(options.checkpoint);
   move_to(device, *trained.model);
   const Tokenizer& tokenizer = trained.record.tokenizer;
-  const std::vector<std::int32_t> tokens = prompt_tokens(tokenizer, prompt, "prompt");
+  const bool task = trained.record.train.has_task();
+  const Sampling sampling{.temperature = options.temperature,
+                          .top_k = options.top_k,
+                          .top_p = options.top_p,
+                          .end_token = task ? std::optional(Task::end) : std::nullopt};
+  const auto tokens = task ? task_source(trained.record, prompt) : prompt_tokens(tokenizer, prompt, "prompt");
+
+  // An answer that does not end would push its source out of the model's sight.
+  const std::int64_t read = 1 + (trained.record.train.encoder_decoder ? 0 : std::int64_t(tokens.size()));
+  const std::int64_t longest = std::min(options.length, trained.record.model.max_length() - read + 1);
 
   const InterruptGuard guard;
-  const Sampling sampling{.temperature = options.temperature, .top_k = options.top_k, .top_p = options.top_p};
   for (std::int64_t sample = 0; sample < options.samples && out && !interrupted(); ++sample) {
     if (options.samples > 1) out << "--- sample " << sample + 1 << "\n";
-    out << prompt;
-    stream_continuation(*trained.model, tokenizer, tokens, options.length, sampling,
-                        Rng(std::uint64_t(options.seed)).split(std::uint32_t(sample)), out);
+    const Rng rng = Rng(std::uint64_t(options.seed)).split(std::uint32_t(sample));
+    if (task) {
+      out << tokenizer.decode(tokens) << "/";
+      stream(tokenizer, out,
+             [&](const OnToken& on_token) { answer(*trained.model, {tokens}, longest, sampling, rng, on_token); });
+    } else {
+      out << prompt << std::flush;
+      stream_continuation(trained.model->language_model(), tokenizer, tokens, options.length, sampling, rng, out);
+    }
   }
   return interrupted() ? 130 : 0;
 }

@@ -1,4 +1,4 @@
-// `sinkhorn generate`: text from a trained model, as it comes.
+// `sinkhorn generate`: text, or a task's answer, from a trained model as it comes.
 #pragma once
 #include <iosfwd>
 

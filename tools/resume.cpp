@@ -29,7 +29,7 @@ bool was_set(const Settings& settings, const std::string& name) {
   };
   const std::string from = origin(name);
   if (from.starts_with("preset ")) return origin("preset") != "default";
-  return from != "default" && from != "seq_len";
+  return from != "default" && from != "seq_len" && from != "task_length";
 }
 
 std::string joined(const std::vector<std::string>& parts) {

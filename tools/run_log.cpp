@@ -28,14 +28,30 @@ std::size_t kept_bytes(const std::string& text, std::int64_t last_step) {
   return kept;
 }
 
+std::string number(double x) { return std::isfinite(x) ? fmt::format("{}", x) : "null"; }
+
+std::string to_json(const SequenceScore& s) {
+  return fmt::format(R"({{"exact_match": {}, "token_accuracy": {}, "edit_distance": {}}})", number(s.exact_match()),
+                     number(s.token_accuracy()), number(s.edit_distance()));
+}
+
+/// A list of one object a length.
+std::string to_json(const std::vector<TaskScore>& scores) {
+  std::string list;
+  for (const TaskScore& s : scores)
+    list += fmt::format(R"({}{{"length": {}, "generated": {}, "teacher_forced": {}}})", list.empty() ? "" : ", ",
+                        s.length, to_json(s.generated), to_json(s.forced));
+  return "[" + list + "]";
+}
+
 }  // namespace
 
 std::string to_json(const LogEntry& e) {
-  const auto number = [](double x) { return std::isfinite(x) ? fmt::format("{}", x) : std::string("null"); };
   std::string line = fmt::format(R"({{"step": {}, "loss": {}, "bits_per_character": {})", e.step, number(e.loss),
                                  number(e.bits_per_character));
   if (e.val_loss) line += R"(, "val_loss": )" + number(*e.val_loss);
   if (e.val_bits_per_character) line += R"(, "val_bits_per_character": )" + number(*e.val_bits_per_character);
+  if (!e.scores.empty()) line += R"(, "task": )" + to_json(e.scores);
   return line +
          fmt::format(R"(, "learning_rate": {}, "gradient_norm": {}, "tokens_per_second": {:.1f}, "ms": {:.2f}}})",
                      number(e.learning_rate), number(e.gradient_norm), e.tokens_per_second, e.milliseconds);

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "models/durable_file.h"
+#include "tools/task_report.h"
 
 namespace sinkhorn {
 
@@ -13,6 +14,7 @@ struct LogEntry {
   std::int64_t step = 0;
   double loss = 0, bits_per_character = 0;
   std::optional<double> val_loss, val_bits_per_character;
+  std::vector<TaskScore> scores = {};  // of an evaluation of a task
   double learning_rate = 0, gradient_norm = 0;
   double tokens_per_second = 0, milliseconds = 0;  // last: all that differs from run to run
 };

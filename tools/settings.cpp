@@ -7,6 +7,8 @@
 
 #include "autograd/error.h"
 #include "tools/read_file.h"
+#include "tools/sequence_model.h"
+#include "tools/task.h"
 
 namespace sinkhorn {
 namespace {
@@ -45,10 +47,19 @@ bool belongs_to_model(const std::string& name) {
 Fields fields(TrainConfig& c) {
   std::vector<std::string> names;
   for (const auto& preset : presets()) names.push_back(preset.name);
+  std::vector<std::string> tasks = Task::names();
+  tasks.insert(tasks.begin(), "none");
   const Accepts flag = anything(), text = anything();
   return {
       {"preset", &c.preset, one_of(names), "named set of options to start from"},
       {"data", &c.data, text, "text file, plain or .gz; - reads standard input; default the Jargon File"},
+      {"task", &c.task, one_of(tasks), "synthetic task to learn in place of a text; its preset is the default"},
+      {"task_length", &c.task_length, between(1, 1 << 20), "longest example in training; evaluated at twice that, too"},
+      {"task_symbols", &c.task_symbols, between(2, Task::most_symbols), "different symbols of the task"},
+      {"task_shift", &c.task_shift, flag,
+       "start training examples at any bucket of the longest row, so that all positions are trained"},
+      {"encoder_decoder", &c.encoder_decoder, flag,
+       "read a task's source with an encoder, write its target with a decoder"},
       {"out", &c.out, text, "folder for logs and checkpoints; default runs/PRESET"},
       {"resume", &c.resume, flag, "continue from the newest checkpoint in the folder"},
       {"override", &c.override_settings, flag, "resume although training options differ from the checkpoint's"},
@@ -83,6 +94,32 @@ Fields fields(TrainConfig& c) {
       {"sample_top_p", &c.sample_top_p, above_to(0, 1), "draw among the likeliest tokens of this total probability"},
   };
 }
+
+namespace {
+
+/// A small model for a synthetic task, with the options in which tasks differ.
+Preset task_preset(const std::string& name, const std::string& purpose, const std::string& model,
+                   const std::string& train) {
+  return {name, purpose, R"(
+[model]
+causal = true
+dim = 64
+depth = 2
+heads = 4
+)" + model + R"([train]
+task = ")" + name + R"("
+batch_size = 32
+min_learning_rate = 1e-4
+warmup_steps = 50
+weight_decay = 0.01
+eval_every = 500
+eval_batches = 2
+checkpoint_every = 500
+log_every = 100
+)" + train};
+}
+
+}  // namespace
 
 const std::vector<Preset>& presets() {
   static const std::vector<Preset> all = {
@@ -152,6 +189,21 @@ eval_every = 1000
 eval_batches = 20
 checkpoint_every = 1000
 )"},
+      task_preset("copy", "task: say a sequence again", "bucket_size = 8\n",
+                  "task_length = 16\nsteps = 1500\nlearning_rate = 2e-3\nembedding_init_std = 1.0\n"),
+      task_preset("duplicate", "task: say a sequence twice", "bucket_size = 8\n",
+                  "task_length = 16\nsteps = 1500\nlearning_rate = 2e-3\nembedding_init_std = 1.0\n"),
+      task_preset("reverse", "task: say a sequence backwards", "bucket_size = 8\n",
+                  "task_length = 16\nsteps = 1500\nlearning_rate = 2e-3\nembedding_init_std = 1.0\n"),
+      task_preset("sort", "task: sort digits", "bucket_size = 16\n",
+                  "task_length = 32\nsteps = 2500\nlearning_rate = 2e-3\nembedding_init_std = 0.02\n"),
+      task_preset("add-one", "task: add one to each of 64 symbols; encoder and decoder", "bucket_size = 16\n",
+                  "task_length = 64\ntask_symbols = 64\nencoder_decoder = true\n"
+                  "steps = 1000\nlearning_rate = 3e-3\nembedding_init_std = 1.0\n"),
+      task_preset("recall", "task: say the value that stood with a key; hard, it is not solved in these steps",
+                  "bucket_size = 16\n",
+                  "task_length = 8\ntask_symbols = 32\n"
+                  "steps = 1500\nlearning_rate = 2e-3\nembedding_init_std = 1.0\n"),
   };
   return all;
 }
@@ -210,15 +262,45 @@ void Settings::read_preset(const std::string& name) {
   for (auto& [option, origin] : origins) origin = option == "preset" ? "default" : "preset " + name;
 }
 
+void Settings::fit_task() {
+  const TaskLengths lengths = task_lengths(*this);
+  const auto chosen = origins.find("seq_len");
+  if (chosen == origins.end() || chosen->second.starts_with("preset ")) {
+    train.seq_len = train.task_shift ? lengths.evaluation : lengths.training;
+    origins["seq_len"] = "task_length";
+  }
+  if (model.max_seq_len == 0) {
+    model.max_seq_len = std::max(lengths.evaluation, train.seq_len);
+    origins["max_seq_len"] = "task_length";
+  }
+}
+
+TaskLengths task_lengths(const Settings& settings) {
+  const TrainConfig& train = settings.train;
+  const Task task(train.task, train.task_symbols);
+  const std::int64_t multiple = settings.model.length_multiple();
+  const auto slots = [&](std::int64_t length) {
+    return (task.input_length(length, train.encoder_decoder) + multiple - 1) / multiple * multiple;
+  };
+  return {slots(train.task_length), slots(2 * train.task_length)};
+}
+
+Settings read_config(const std::string& path) {
+  Settings settings;
+  settings.read_toml(config_text(path), path);
+  return settings;
+}
+
 Settings resolve(const std::string& config_path, const Flags& flags, const std::string& default_preset) {
   const std::string text = config_path.empty() ? "" : config_text(config_path);
   // The preset is the lowest layer although the file or a flag names it: find it first.
   std::string preset = default_preset;
   Settings upper;
   if (!config_path.empty()) upper.read_toml(text, config_path);
-  if (upper.origins.count("preset")) preset = upper.train.preset;
   for (const auto& [name, value] : flags)
-    if (name == "preset") upper.set(name, value, "--preset", "flag"), preset = value;
+    if (name == "preset" || name == "task") upper.set(name, value, flag_of(name), "flag");
+  if (upper.train.has_task()) preset = upper.train.task;  // the task's own
+  if (upper.origins.count("preset")) preset = upper.train.preset;
 
   Settings settings;
   settings.read_preset(preset);
@@ -230,6 +312,7 @@ Settings resolve(const std::string& config_path, const Flags& flags, const std::
     settings.set(name, parse_value(*field, value, flag_of(name)), flag_of(name), "flag " + flag_of(name));
   }
   if (settings.train.out.empty()) settings.train.out = "runs/" + preset, settings.origins["out"] = "preset " + preset;
+  if (settings.train.has_task()) settings.fit_task();
   if (settings.model.max_seq_len == 0) {
     settings.model.max_seq_len = settings.train.seq_len;
     settings.origins["max_seq_len"] = "seq_len";
@@ -237,6 +320,8 @@ Settings resolve(const std::string& config_path, const Flags& flags, const std::
   validate(settings);
   return settings;
 }
+
+void validate_task(const Settings& settings);
 
 void validate(const Settings& given) {
   Settings settings = given;
@@ -251,6 +336,9 @@ void validate(const Settings& given) {
   if (const std::int64_t multiple = model.length_multiple(); train.seq_len % multiple != 0)
     refuse("seq_len ", train.seq_len, " is not a multiple of bucket_size ", multiple, "; the next one is ",
            (train.seq_len / multiple + 1) * multiple);
+  if (train.has_task()) validate_task(settings);
+  if (train.encoder_decoder && !train.has_task())
+    refuse("a text has no source that an encoder could read; set encoder_decoder false, or choose a task");
   if (train.seq_len > model.max_length())
     refuse("seq_len ", train.seq_len, " is longer than max_seq_len ", model.max_seq_len,
            "; raise max_seq_len or leave it out");
@@ -260,6 +348,30 @@ void validate(const Settings& given) {
   if (train.min_learning_rate > train.learning_rate)
     refuse("min_learning_rate ", to_text(train.min_learning_rate), " is above learning_rate ",
            to_text(train.learning_rate));
+}
+
+void validate_task(const Settings& settings) {
+  const TrainConfig& train = settings.train;
+  const Task task(train.task, train.task_symbols);
+  const auto refuse = [&](const auto&... parts) { fail<UsageError>("train: task ", train.task, ": ", parts...); };
+  if (!train.data.empty()) refuse("the task makes its own data; leave out data ", train.data, ", or the task");
+  if (train.vocabulary != "char") refuse("its symbols are characters; leave vocabulary out");
+  if (!train.sample_prompt.empty()) refuse("the samples are examples of the task; leave sample_prompt out");
+  if (task.longest() > 0 && 2 * train.task_length > task.longest())
+    refuse("keys are distinct, so evaluation at twice task_length ", train.task_length, " needs task_symbols of ",
+           2 * train.task_length, " or more, not ", train.task_symbols);
+  if (train.encoder_decoder) {
+    ModelConfig model = settings.model;
+    model.num_tokens = task.num_tokens();
+    validate(encoder_and_decoder(model));
+  }
+  const TaskLengths lengths = task_lengths(settings);
+  if (train.seq_len < lengths.training)
+    refuse("examples of task_length ", train.task_length, " take seq_len ", lengths.training, ", not ", train.seq_len,
+           "; leave seq_len out");
+  if (settings.model.max_length() < lengths.evaluation)
+    refuse("it is evaluated at twice task_length ", train.task_length, ", which takes max_seq_len ", lengths.evaluation,
+           ", not ", settings.model.max_seq_len, "; raise it or leave it out");
 }
 
 std::string to_toml(Settings settings) {

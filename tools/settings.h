@@ -11,7 +11,9 @@ struct TrainConfig {
   std::string preset;
   std::string data;  // empty: the default text
   std::string out;   // empty: runs/PRESET
-  bool resume = false, override_settings = false;
+  std::string task = "none";
+  std::int64_t task_length = 32, task_symbols = 10;
+  bool task_shift = false, encoder_decoder = false, resume = false, override_settings = false;
   std::string device = "auto";
   std::int64_t threads = 0;  // 0: all cores
   std::int64_t seed = 1;
@@ -29,6 +31,8 @@ struct TrainConfig {
   double sample_top_p = 1;
 
   bool operator==(const TrainConfig&) const = default;
+
+  bool has_task() const { return task != "none"; }
 };
 
 /// The table of training options; its slots point into `config`.
@@ -53,10 +57,21 @@ struct Settings {
   /// Reads options from TOML, tables [model] and [train]. Errors are `source:line: ...`.
   void read_toml(std::string_view text, const std::string& source);
   void read_preset(const std::string& name);
+  /// Lengths that were not chosen follow from the task.
+  void fit_task();
 };
+
+/// Slots of a row, in whole buckets, that examples take at the training length and at twice that.
+struct TaskLengths {
+  std::int64_t training, evaluation;
+};
+TaskLengths task_lengths(const Settings& settings);
 
 /// A flag as typed: the option's name and text.
 using Flags = std::vector<std::pair<std::string, std::string>>;
+
+/// Defaults, then the file at `path`: no preset, nothing checked but single values. Throws UsageError.
+Settings read_config(const std::string& path);
 
 /// Defaults, then the preset (named by flag or by file, else by `default_preset`), then the file at `config_path` (if
 /// not empty), then the flags; checked. Throws UsageError. Reads no data and touches no folder.

@@ -32,11 +32,21 @@ Tokenizer Tokenizer::bytes() { return {}; }
 Tokenizer Tokenizer::characters(std::string_view text, const std::string& where) {
   std::set<char32_t> distinct;
   for_each_code_point(text, where, [&](char32_t c) { distinct.insert(c); });
+  std::string in_order;
+  for (const char32_t c : distinct) append_utf8(in_order, c);
+  return symbols(in_order, where);
+}
+
+Tokenizer Tokenizer::symbols(std::string_view text, const std::string& where) {
   Tokenizer tokenizer;
   tokenizer.bytes_ = false;
-  tokenizer.characters_.assign(distinct.begin(), distinct.end());
-  for (std::size_t i = 0; i < tokenizer.characters_.size(); ++i)
-    tokenizer.tokens_[tokenizer.characters_[i]] = std::int32_t(i);
+  for_each_code_point(text, where, [&](char32_t c) {
+    const auto [first, added] = tokenizer.tokens_.emplace(c, std::int32_t(tokenizer.characters_.size()));
+    if (!added)
+      fail<DataError>(where, ": the character ", describe_code_point(c), " stands at places ", first->second, " and ",
+                      tokenizer.characters_.size(), " (counted from 0); every token needs a character of its own");
+    tokenizer.characters_ += c;
+  });
   return tokenizer;
 }
 
@@ -56,13 +66,7 @@ Tokenizer Tokenizer::from_json(std::string_view json, const std::string& where) 
   if (text("kind") == "byte") return bytes();
   if (text("kind") != "char" || text("characters").empty())
     fail<DataError>(where, ": the vocabulary is not one of ours");
-  Tokenizer tokenizer = characters(text("characters"));
-  // Token numbers are positions in that text, so an order of its own or a repeated character would be misread.
-  std::string sorted;
-  for (const char32_t c : tokenizer.characters_) append_utf8(sorted, c);
-  if (sorted != text("characters"))
-    fail<DataError>(where, ": the vocabulary's characters are not distinct and in order");
-  return tokenizer;
+  return symbols(text("characters"), where);
 }
 
 std::vector<std::int32_t> Tokenizer::encode(std::string_view text, const std::string& where) const {

@@ -1,4 +1,4 @@
-// Text to tokens and back: one token per Unicode code point of a text, or one per byte.
+// Text to tokens and back: one token per Unicode code point, or one per byte.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -15,6 +15,9 @@ class Tokenizer {
   /// The distinct code points of `text`, in order of their numbers. Throws DataError, beginning with
   /// `where`, if `text` is not UTF-8.
   static Tokenizer characters(std::string_view text, const std::string& where = "data");
+  /// The code points of `text` in their own order: the first is token 0. Throws DataError, beginning with `where`, if
+  /// `text` is not UTF-8 or one occurs twice.
+  static Tokenizer symbols(std::string_view text, const std::string& where);
   /// Reads what `to_json` wrote. Throws DataError, beginning with `where`.
   static Tokenizer from_json(std::string_view json, const std::string& where);
   /// {"kind": "char", "characters": "\n !..."} or {"kind": "byte"}.

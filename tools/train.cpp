@@ -13,14 +13,13 @@
 #include "autograd/parallel.h"
 #include "models/run_folder.h"
 #include "tools/checkpoint.h"
-#include "tools/dataset.h"
 #include "tools/device.h"
-#include "tools/generate.h"
 #include "tools/hint.h"
 #include "tools/interrupt.h"
 #include "tools/progress.h"
 #include "tools/resume.h"
 #include "tools/run_log.h"
+#include "tools/training_data.h"
 
 namespace sinkhorn {
 namespace {
@@ -30,8 +29,6 @@ using Clock = std::chrono::steady_clock;
 double milliseconds_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
-
-constexpr std::uint32_t kSampleStream = 3;  // apart from the trainer's
 
 class Run {
  public:
@@ -65,13 +62,12 @@ class Run {
     if (settings_.origins["out"].starts_with("preset ")) train.out = fresh_folder(train.out);
     if (holds_run(train.out))
       fail<DataError>("the folder ", train.out, " holds a run: add --resume to go on with it, or choose another --out");
-    data_ = load_dataset(train.data, train.vocabulary, train.seq_len);
-    const std::int64_t tokens = data_.tokenizer.size();
+    data_ = open_training_data(settings_);
+    const std::int64_t tokens = data_->tokenizer().size();
     if (settings_.model.num_tokens != 0 && settings_.model.num_tokens != tokens)
-      fail<DataError>("num_tokens ", settings_.model.num_tokens, " does not match the vocabulary of ", data_.name,
+      fail<DataError>("num_tokens ", settings_.model.num_tokens, " does not match the vocabulary of ", data_->name(),
                       ", which has ", tokens, "; leave num_tokens out");
     settings_.model.num_tokens = tokens;
-    prompt_ = prompt_tokens(data_.tokenizer, train.sample_prompt, "--sample-prompt");
     trainer_ = std::make_unique<Trainer>(settings_.model, train, device_.device);
     folder_.emplace(train.out);
     folder_->kept = int(train.keep);
@@ -86,16 +82,19 @@ class Run {
     folder_.emplace(out);
     const safetensors::File file = newest_state();
     record_ = read_record(file);
+    if (record_.data_fingerprint.empty())
+      fail<DataError>(file.path,
+                      ": holds imported weights alone, without the state of a training to go on with; "
+                      "start a new run with another --out");
     settings_ = settings_to_resume(settings_, record_, file.path);
     const TrainConfig& train = settings_.train;
     folder_->kept = int(train.keep);
     // A vocabulary of other data is the clearer complaint, so it comes before that the data is another one.
-    data_ = load_dataset(train.data, train.vocabulary, train.seq_len);
-    require_same_vocabulary(data_.tokenizer, record_.tokenizer, file.path);
-    if (data_.fingerprint != record_.data_fingerprint)
-      fail<DataError>("data: ", data_.name, " is not the text this run was trained on (", data_.fingerprint, " here, ",
-                      record_.data_fingerprint, " then); give that text with --data, or start a new run");
-    prompt_ = prompt_tokens(data_.tokenizer, train.sample_prompt, "--sample-prompt");
+    data_ = open_training_data(settings_);
+    require_same_vocabulary(data_->tokenizer(), record_.tokenizer, file.path);
+    if (data_->fingerprint() != record_.data_fingerprint)
+      fail<DataError>("data: ", data_->name(), " is not the text this run was trained on (", data_->fingerprint(),
+                      " here, ", record_.data_fingerprint, " then); give that text with --data, or start a new run");
     trainer_ = std::make_unique<Trainer>(settings_.model, train, device_.device);
     load_checkpoint(file, record_, *trainer_);
     last_saved_ = file.path;
@@ -133,12 +132,8 @@ class Run {
     line("model", fmt::format("{} parameters: dim {}, depth {}, {} heads ({} local), buckets of {}{}",
                               grouped(trainer_->parameters().count()), model.dim, model.depth, model.heads,
                               model.n_local_attn_heads, model.bucket_size, model.reversible ? ", reversible" : ""));
-    line("data",
-         fmt::format("{}: {} characters, {} different tokens; {} tokens to train on, {} to validate", data_.name,
-                     grouped(data_.characters), data_.tokenizer.size(), grouped(std::int64_t(data_.split.train.size())),
-                     grouped(std::int64_t(data_.split.validation.size()))));
-    if (!data_.note.empty()) line("note", data_.note);
-    compressed_ = data_.compressed();
+    for (const auto& [what, text] : data_->banner()) line(what.c_str(), text);
+    compressed_ = data_->compressed();
     if (!compressed_.empty()) line("compare", to_text(compressed_) + " bits per character of the validation part");
 
     std::string config = train.resume           ? "as the checkpoint has it"
@@ -158,7 +153,7 @@ class Run {
 
     const std::int64_t left = train.steps - trainer_->steps_done();
     if (left <= 0) return;
-    const Trainer::Cost cost = trainer_->measure(batch_of(trainer_->steps_done() + 1, 0));
+    const Trainer::Cost cost = trainer_->measure(data_->training_batch(trainer_->steps_done() + 1, 0));
     // An evaluation is a forward pass alone, a third of a step's work.
     const std::int64_t evaluations = left / train.eval_every + 1;
     const double passes = double(left * train.accumulate) + double(evaluations * train.eval_batches) / 3;
@@ -173,18 +168,10 @@ class Run {
     return settings_.train.batch_size * settings_.train.accumulate * settings_.train.seq_len;
   }
 
-  Batch batch_of(std::int64_t step, std::int64_t micro_step) const {
-    const TrainConfig& train = settings_.train;
-    return to_batch(training_windows(data_.split.train, train.batch_size, train.seq_len, std::uint64_t(train.seed),
-                                     step, micro_step));
-  }
-
   double validation_loss() const {
     const TrainConfig& train = settings_.train;
     double sum = 0;
-    for (std::int64_t i = 0; i < train.eval_batches; ++i)
-      sum += trainer_->evaluate(
-          to_batch(validation_windows(data_.split.validation, train.batch_size, train.seq_len, i, train.eval_batches)));
+    for (std::int64_t i = 0; i < train.eval_batches; ++i) sum += trainer_->evaluate(data_->validation_batch(i));
     return sum / double(train.eval_batches);
   }
 
@@ -213,11 +200,11 @@ class Run {
     const TrainConfig& train = settings_.train;
     const std::int64_t step = trainer_->steps_done() + 1;
     const auto start = Clock::now();
-    const StepResult result = trainer_->step([&](std::int64_t micro) { return batch_of(step, micro); });
+    const StepResult result = trainer_->step([&](std::int64_t micro) { return data_->training_batch(step, micro); });
     const double milliseconds = milliseconds_since(start);
     LogEntry entry{.step = step,
                    .loss = result.loss,
-                   .bits_per_character = data_.bits_per_character(result.loss),
+                   .bits_per_character = data_->bits_per_character(result.loss),
                    .val_loss = {},
                    .val_bits_per_character = {},
                    .learning_rate = result.learning_rate,
@@ -244,7 +231,8 @@ class Run {
   bool evaluate_if_due(LogEntry& entry, bool last) {
     if (entry.step % settings_.train.eval_every != 0 && !last) return false;
     entry.val_loss = validation_loss();
-    entry.val_bits_per_character = data_.bits_per_character(*entry.val_loss);
+    entry.val_bits_per_character = data_->bits_per_character(*entry.val_loss);
+    entry.scores = data_->scores(trainer_->model());
     if (!(*entry.val_loss < record_.best_val_loss)) return false;
     record_.best_val_loss = *entry.val_loss;
     record_.best_step = entry.step;
@@ -254,14 +242,17 @@ class Run {
   void show_evaluation(const LogEntry& entry, bool best, Progress& progress) {
     progress.say(fmt::format("step {}: validation loss {:.4f}, {:.3f} bits per character{}", entry.step,
                              *entry.val_loss, *entry.val_bits_per_character, best ? ", the best so far" : ""));
+    for (const TaskScore& score : entry.scores)
+      for (const auto& line : to_lines(score)) progress.say("  " + line);
     std::vector<double> others;
     for (const auto& size : compressed_) others.push_back(size.bits);
-    if (warned_ || !too_good(*entry.val_bits_per_character, others)) return;
+    if (warned_ || !too_good(*entry.val_bits_per_character, others, data_->characters())) return;
     warned_ = true;
-    progress.say(
-        fmt::format("warning: too good to be true: {:.2f} bits per character, where compressors need {:.2f}. "
-                    "Either the validation part repeats the training part, or the model sees the future.",
-                    *entry.val_bits_per_character, *std::min_element(others.begin(), others.end())));
+    progress.say(fmt::format(
+        "warning: too good to be true: {:.2f} bits per character, where compressors need {:.2f}. Either the validation "
+        "part repeats the training part, or the model sees the future; to find out: {}",
+        *entry.val_bits_per_character, *std::min_element(others.begin(), others.end()),
+        hint({"leak-check", "--checkpoint", settings_.train.out})));
   }
 
   void save(bool best, bool due) {
@@ -272,11 +263,11 @@ class Run {
                       ": the update made parameters infinite, so they are not saved; lower --learning-rate");
     record_.model = settings_.model;
     record_.train = settings_.train;
-    record_.tokenizer = data_.tokenizer;
+    record_.tokenizer = data_->tokenizer();
     record_.step = trainer_->steps_done();
-    record_.data_name = data_.name;
-    record_.data_fingerprint = data_.fingerprint;
-    record_.data_bytes = data_.bytes;
+    record_.data_name = data_->name();
+    record_.data_fingerprint = data_->fingerprint();
+    record_.data_bytes = data_->bytes();
     log_->sync();  // no checkpoint without its log lines
     const std::string device_name = device_.device == Device::cuda ? "cuda" : "cpu";
     const safetensors::Metadata metadata = to_metadata(record_, trainer_->rng_key(), device_name);
@@ -295,22 +286,20 @@ class Run {
     const TrainConfig& train = settings_.train;
     if (record_.best_step > 0)
       std::cout << fmt::format("best: validation loss {:.4f}, {:.3f} bits per character, at step {}{}\n",
-                               record_.best_val_loss, data_.bits_per_character(record_.best_val_loss),
+                               record_.best_val_loss, data_->bits_per_character(record_.best_val_loss),
                                record_.best_step, compressed_.empty() ? "" : " (" + to_text(compressed_) + ")");
     if (train.sample_length > 0) {
-      std::cout << fmt::format("\nsample, temperature {}:\n", train.sample_temperature) << train.sample_prompt;
-      stream_continuation(
-          trainer_->model(), data_.tokenizer, prompt_, train.sample_length,
-          {.temperature = train.sample_temperature, .top_k = train.sample_top_k, .top_p = train.sample_top_p},
-          Rng(std::uint64_t(train.seed)).split(kSampleStream), std::cout);
+      std::cout << "\n";
+      data_->show_sample(trainer_->model(), std::cout);
     }
-    std::cout << "\nnext: " << hint({"generate", "--checkpoint", train.out, "--prompt", "The "}) << std::endl;
+    std::vector<std::string> next = {"generate", "--checkpoint", train.out};
+    for (const auto& flag : data_->next_flags()) next.push_back(flag);
+    std::cout << "\nnext: " << hint(next) << std::endl;
   }
 
   Settings settings_;
   ChosenDevice device_;
-  Dataset data_;
-  std::vector<std::int32_t> prompt_;
+  std::unique_ptr<TrainingData> data_;
   std::unique_ptr<Trainer> trainer_;
   std::optional<RunFolder> folder_;
   std::optional<RunLog> log_;
@@ -322,9 +311,10 @@ class Run {
 
 }  // namespace
 
-bool too_good(double bits_per_character, const std::vector<double>& compressors) {
-  return bits_per_character < 0.8 && !compressors.empty() &&
-         *std::min_element(compressors.begin(), compressors.end()) > 2;
+bool too_good(double bits_per_character, const std::vector<double>& compressors, std::int64_t characters) {
+  if (compressors.empty()) return false;
+  const double least = *std::min_element(compressors.begin(), compressors.end());
+  return least > 2 && bits_per_character < (characters <= 10'000'000 ? 0.6 : 0.4) * least;
 }
 
 int train(const TrainOptions& options) {

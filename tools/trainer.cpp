@@ -15,10 +15,10 @@ namespace {
 
 constexpr std::uint32_t kInitStream = 1, kNoiseStream = 2;
 
-const ModelConfig& fitting(const ModelConfig& model, Device device) {
+const ModelConfig& fitting(const ModelConfig& model, const TrainConfig& train, Device device) {
   if (device != Device::cpu) return model;                    // there an allocation that fails says so at once
   constexpr double bytes = 4 * sizeof(float), gib = 1 << 30;  // value, gradient and both moments of a parameter
-  const double needed = model.least_parameters() * bytes, available = double(available_memory());
+  const double needed = least_parameters(model, train.encoder_decoder) * bytes, available = double(available_memory());
   if (needed > available)
     fail<OutOfMemory>(
         fmt::format("out of memory: the parameters, gradients and moments of this model take at least "
@@ -27,7 +27,7 @@ const ModelConfig& fitting(const ModelConfig& model, Device device) {
   return model;
 }
 
-SinkhornTransformerLM& moved(SinkhornTransformerLM& model, Device device) {
+SequenceModel& moved(SequenceModel& model, Device device) {
   move_to(device, model);
   return model;
 }
@@ -48,7 +48,7 @@ Batch to_batch(const Windows& windows) {
 Trainer::Trainer(const ModelConfig& model, const TrainConfig& train, Device device)
     : train_(train),
       device_(device),
-      model_(fitting(model, device), Rng(std::uint64_t(train.seed)).split(kInitStream), DType::f32,
+      model_(fitting(model, train, device), train.encoder_decoder, Rng(std::uint64_t(train.seed)).split(kInitStream),
              {train.embedding_init_std, train.embedding_init_std}),
       parameters_(moved(model_, device)),
       groups_(parameter_groups(parameters_)),
@@ -56,8 +56,8 @@ Trainer::Trainer(const ModelConfig& model, const TrainConfig& train, Device devi
       noise_(Rng(std::uint64_t(train.seed)).split(kNoiseStream).key(), noise_step_) {}
 
 Var Trainer::forward(const Scope& scope, const Batch& batch) const {
-  const Tensor counted = batch.counted ? batch.counted.to(device_) : Tensor();
-  return cross_entropy(model_(scope, batch.inputs.to(device_)), batch.targets.to(device_), counted).loss;
+  const Batch there = batch.to(device_);  // once, for the model too
+  return cross_entropy(model_(scope, there), there.targets, there.counted).loss;
 }
 
 Scope Trainer::scope_of(std::int64_t micro_step, Tape tape) const {

@@ -2,17 +2,13 @@
 #pragma once
 #include <functional>
 
-#include "models/language_model.h"
 #include "nn/parameter_groups.h"
 #include "tools/batches.h"
+#include "tools/sequence_model.h"
 #include "tools/settings.h"
 
 namespace sinkhorn {
 
-/// Token ids i32 (B, T), what follows each of them, and, if only some positions count, which (bool).
-struct Batch {
-  Tensor inputs, targets, counted = {};
-};
 Batch to_batch(const Windows& windows);
 
 struct StepResult {
@@ -46,8 +42,8 @@ class Trainer {
   std::int64_t steps_done() const { return steps_done_; }
   void set_steps_done(std::int64_t steps) { steps_done_ = steps; }
   void set_train_config(const TrainConfig& train) { train_ = train; }
-  SinkhornTransformerLM& model() { return model_; }
-  const SinkhornTransformerLM& model() const { return model_; }
+  SequenceModel& model() { return model_; }
+  const SequenceModel& model() const { return model_; }
   FlatParameters& parameters() { return parameters_; }
   const FlatParameters& parameters() const { return parameters_; }
   /// The stream of all noise in training.
@@ -63,7 +59,7 @@ class Trainer {
 
   TrainConfig train_;
   Device device_;
-  SinkhornTransformerLM model_;
+  SequenceModel model_;
   FlatParameters parameters_;
   std::vector<ParameterGroup> groups_;
   Tensor noise_step_;  // the word that noise_ reads

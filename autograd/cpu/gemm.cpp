@@ -52,6 +52,16 @@ void blas_gemm(bool ta, bool tb, int m, int n, int k, double alpha, const double
                double beta, double* c, int ldc) {
   cblas_dgemm(CblasRowMajor, flag(ta), flag(tb), m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
+
+// c = alpha x op(B) + beta c for one row x.
+void blas_gemv(bool tb, int n, int k, float alpha, const float* x, int step, const float* b, int ldb, float beta,
+               float* c) {
+  cblas_sgemv(CblasRowMajor, flag(!tb), tb ? n : k, tb ? k : n, alpha, b, ldb, x, step, beta, c, 1);
+}
+void blas_gemv(bool tb, int n, int k, double alpha, const double* x, int step, const double* b, int ldb, double beta,
+               double* c) {
+  cblas_dgemv(CblasRowMajor, flag(!tb), tb ? n : k, tb ? k : n, alpha, b, ldb, x, step, beta, c, 1);
+}
 #endif
 
 // A (rows, columns) matrix of bf16 as compact f32.
@@ -112,6 +122,11 @@ void gemm_serial(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_
     if (k > 0) {  // its argument checks dislike k = 0
       static const bool ready = (set_up_blas(), true);
       (void)ready;
+      if (m == 1) {                              // a single row, as in decoding: gemm would spend its time on packing B
+        if (beta == 0) std::fill_n(c, n, T(0));  // some versions multiply what is there by 0, even a NaN
+        return blas_gemv(transpose_b, narrow(n), narrow(k), alpha, a, narrow(transpose_a ? lda : 1), b, narrow(ldb),
+                         beta, c);
+      }
       return blas_gemm(transpose_a, transpose_b, narrow(m), narrow(n), narrow(k), alpha, a, narrow(lda), b, narrow(ldb),
                        beta, c, narrow(ldc));
     }

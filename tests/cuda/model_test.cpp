@@ -3,6 +3,7 @@
 
 #include <sstream>
 
+#include "models/encoder_decoder.h"
 #include "models/generate.h"
 #include "nn/composed_attention.h"
 #include "tests/cuda/agreement.h"
@@ -62,12 +63,28 @@ TEST(DeviceModel, TrainsLikeTheCpu) {
   EXPECT_NEAR(here.evaluate(batch), there.evaluate(batch), 1e-4);
 }
 
+// Beyond the longest sequence, so that rows are taken up anew; and with both sort nets.
 TEST(DeviceModel, GeneratesWhatTheCpuDoes) {
   SINKHORN_NEEDS_DEVICE();
-  SinkhornTransformerLM here(tiny_model(), Rng(3), DType::f64), there(tiny_model(), Rng(3), DType::f64);
-  move_to(Device::cuda, there);
-  const std::vector<std::vector<std::int32_t>> prompts{{1, 2, 3}, {4, 5, 6, 7, 8}};
-  EXPECT_EQ(generate(here, prompts, 6, {}, Rng(5)), generate(there, prompts, 6, {}, Rng(5)));
+  const std::vector<std::vector<std::int32_t>> prompts{{1, 2, 3}, {4, 5, 6, 7, 8, 9, 10, 1, 2, 3}};
+  for (bool simple : {false, true}) {
+    ModelConfig config = tiny_model();
+    config.heads = 4;
+    config.use_simple_sort_net = simple;
+    SinkhornTransformerLM here(config, Rng(3), DType::f64), there(config, Rng(3), DType::f64);
+    move_to(Device::cuda, there);
+    EXPECT_EQ(generate(here, prompts, 14, {}, Rng(5)), generate(there, prompts, 14, {}, Rng(5)));
+  }
+}
+
+TEST(DeviceModel, AnswersWhatTheCpuDoes) {
+  SINKHORN_NEEDS_DEVICE();
+  const EncoderDecoderConfig config = encoder_and_decoder(tiny_model());
+  EncoderDecoder here(config, Rng(3), DType::f64), there(config, Rng(3), DType::f64);
+  move_to(Device::cuda, there.encoder());
+  move_to(Device::cuda, there.decoder());
+  const std::vector<std::vector<std::int32_t>> sources{{1, 2, 3, 4, 5, 6}, {7, 8}}, starts{{1}, {1, 2}};
+  EXPECT_EQ(generate(here, sources, starts, 9, {}, Rng(5)), generate(there, sources, starts, 9, {}, Rng(5)));
 }
 
 }  // namespace

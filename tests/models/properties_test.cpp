@@ -231,7 +231,8 @@ TEST(EncoderDecoder, TheEncoderIsWalkedBackOnce) {
     pair.decoder.pkm_layers = {};
     const EncoderDecoder model(pair, Rng(1), DType::f64);
     const Scope scope{Tape::record(), Rng(2), true};
-    const Var loss = model.loss(scope, {random_ids(1, 2, 12, 7), {}}, {random_ids(2, 2, 9, 7), {}}).loss;
+    const Tensor source = random_ids(1, 2, pair.encoder.max_length(), 7);
+    const Var loss = model.loss(scope, {source, {}}, {random_ids(2, 2, pair.decoder.max_length(), 7), {}}).loss;
     int embeddings = 0;
     scope.tape.watch(
         [&](std::string_view op, bool backward, const Tensor&) { embeddings += backward && op == "embedding"; });

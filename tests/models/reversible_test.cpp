@@ -64,7 +64,9 @@ TEST(Reversible, RecomputationDrawsTheSameMasksAndMakesTheSamePicks) {
   for (DType dtype : {DType::f32, DType::f64}) {
     SinkhornTransformerLM model(small_config(), Rng(1), dtype);
     std::vector<std::pair<std::string, Tensor>> seen;
-    const Observer observer = [&](std::string_view what, const Tensor& value) { seen.emplace_back(what, value); };
+    const Observer observer = [&](std::string_view what, const Tensor& value) {
+      if (what.ends_with("picks") || what == "dropout") seen.emplace_back(what, value);  // outputs only up to rounding
+    };
     Scope scope{Tape::record(), Rng(5), true};
     scope.observer = &observer;
     const Var loss = autoregressive_loss(model, scope, testing::random_ids(3, 2, 65, 11)).loss;

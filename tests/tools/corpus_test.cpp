@@ -151,17 +151,5 @@ TEST(Corpus, Split) {
                     {"book.txt has 63 tokens", "at least 64"});
 }
 
-TEST(Corpus, DuplicateTask) {
-  const auto sequence = duplicate_sequence(48, 16, 10, 7);
-  ASSERT_EQ(sequence.size(), 112u);
-  for (std::size_t i = 0; i < 48; ++i) {
-    EXPECT_EQ(sequence[i], sequence[64 + i]);
-    EXPECT_GE(sequence[i], 1);
-    EXPECT_LE(sequence[i], 10);
-  }
-  for (std::size_t i = 48; i < 64; ++i) EXPECT_EQ(sequence[i], 0);
-  EXPECT_NE(sequence, duplicate_sequence(48, 16, 10, 8));
-}
-
 }  // namespace
 }  // namespace sinkhorn

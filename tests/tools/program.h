@@ -38,16 +38,17 @@ struct Setup {
   std::string input = {};                                             // on stdin
   std::vector<std::pair<std::string, std::string>> environment = {};  // added
   std::function<void()> in_child = {};                                // before the program starts
+  std::string program = "sinkhorn";                                   // of the build folder
 };
 
-/// A running `sinkhorn` with stdout and stderr in files of `folder`, which is also where it runs.
+/// A running program of the build with stdout and stderr in files of `folder`, which is also where it runs.
 class Process {
  public:
   Process(const std::filesystem::path& folder, std::vector<std::string> arguments, const Setup& setup = {})
       : folder_(folder) {
     std::ofstream(path("stdin"), std::ios::binary) << setup.input;
     for (const char* name : {"stdout", "stderr"}) std::filesystem::remove(path(name));  // of an earlier process
-    arguments.insert(arguments.begin(), std::string(build_info::binary_dir) + "/sinkhorn");
+    arguments.insert(arguments.begin(), std::string(build_info::binary_dir) + "/" + setup.program);
     std::vector<char*> words;
     words.reserve(arguments.size() + 1);
     for (auto& argument : arguments) words.push_back(argument.data());

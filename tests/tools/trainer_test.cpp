@@ -9,9 +9,6 @@
 #include <limits>
 
 #include "autograd/parallel.h"
-#include "build_info.h"
-#include "models/generate.h"
-#include "tools/corpus.h"
 #include "tools/schedule.h"
 
 namespace sinkhorn {
@@ -104,66 +101,6 @@ TEST(Trainer, OverfitsOneBatch) {
   EXPECT_GT(step_on(trainer, batch).loss, 2);
   while (trainer.steps_done() < train.steps) step_on(trainer, batch);
   EXPECT_LT(trainer.evaluate(batch), 0.01);
-}
-
-constexpr std::int64_t kSymbols = 48;
-
-/// 48 symbols, a separator, and the same 48 again; only the second half counts.
-Batch duplicates(std::int64_t first, std::int64_t rows) {
-  constexpr std::int64_t length = 2 * kSymbols;
-  Windows windows{rows, length + 1, {}};
-  Tensor counted({rows, length}, DType::boolean);
-  for (std::int64_t row = 0; row < rows; ++row) {
-    const auto tokens = duplicate_sequence(kSymbols, 1, 15, std::uint64_t(first + row));
-    windows.tokens.insert(windows.tokens.end(), tokens.begin(), tokens.end());
-    for (std::int64_t t = 0; t < length; ++t) counted.data<bool>()[row * length + t] = t >= kSymbols;
-  }
-  Batch batch = to_batch(windows);
-  batch.counted = counted;
-  return batch;
-}
-
-/// The share of the second half that a model gets right when it generates it, so that every symbol stands on the
-/// model's own ones.
-double duplication_accuracy(const SinkhornTransformerLM& model, std::int64_t sequences) {
-  std::vector<std::vector<std::int32_t>> prompts, expected;
-  for (std::int64_t i = 0; i < sequences; ++i) {
-    const auto unseen = duplicate_sequence(kSymbols, 1, 15, std::uint64_t(1'000'000 + i));
-    prompts.emplace_back(unseen.begin(), unseen.begin() + kSymbols + 1);
-    expected.emplace_back(unseen.begin() + kSymbols + 1, unseen.end());
-  }
-  const auto generated = generate(model, prompts, kSymbols, {.temperature = 0}, Rng(1));
-  std::int64_t right = 0;
-  for (std::size_t i = 0; i < prompts.size(); ++i)
-    for (std::size_t t = 0; t < std::size_t(kSymbols); ++t) right += generated[i][t] == expected[i][t];
-  return double(right) / double(sequences * kSymbols);
-}
-
-// What is to be repeated lies three buckets back. Routing picks buckets one by one, and from some seeds it stays stuck
-// with one bucket out of reach (loss 0.9), so a few seeds are tried.
-TEST(Trainer, GeneratesDuplicates) {
-  if (!build_info::sanitizers.empty()) GTEST_SKIP() << "takes minutes there, and shows nothing new about memory";
-  ModelConfig model = tiny_model();
-  model.num_tokens = 16;
-  model.dim = 64;
-  model.heads = 2;
-  model.n_local_attn_heads = 0;
-  model.bucket_size = 16;
-  model.max_seq_len = 2 * kSymbols;
-  TrainConfig train = quick_training();
-  train.steps = 400;
-  train.weight_decay = 0;
-  train.warmup_steps = 20;
-  train.embedding_init_std = 1;
-  double accuracy = 0;
-  for (train.seed = 1; train.seed <= 6 && accuracy < 0.99; ++train.seed) {
-    Trainer trainer(model, train);
-    double loss = 3;
-    while (trainer.steps_done() < train.steps && loss > 0.01)
-      loss = trainer.step([&](std::int64_t) { return duplicates(16 * trainer.steps_done(), 16); }).loss;
-    accuracy = duplication_accuracy(trainer.model(), 20);
-  }
-  EXPECT_GT(accuracy, 0.99);
 }
 
 TEST(Trainer, EqualBitsForAnyNumberOfThreads) {

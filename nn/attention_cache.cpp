@@ -1,0 +1,62 @@
+#include "nn/attention_cache.h"
+
+namespace sinkhorn {
+
+AttentionCache::AttentionCache(const CacheShape& s, double temperature, DType dtype, Device device)
+    : shape_(s), temperature_(temperature) {
+  if (s.capacity < 1 || s.capacity % s.bucket != 0)
+    fail("attention cache: the capacity ", s.capacity, " is not a multiple of the bucket size ", s.bucket);
+  const Shape tokens{s.rows, s.heads, s.capacity, s.width}, sums{s.rows, s.sorting(), s.width};
+  const Shape chosen{s.rows, s.sorting(), s.n_top};
+  for (Tensor* x : {&keys_, &values_}) *x = Tensor(tokens, dtype, device);
+  for (Tensor* x : {&query_sums_, &key_sums_, &mean_sums_}) *x = Tensor(sums, DType::f64, device);
+  summaries_ = Tensor({s.rows, s.sorting(), s.buckets(), s.width}, dtype, device);
+  weights_ = Tensor(chosen, dtype, device);
+  picks_ = Tensor(chosen, DType::i32, device);
+}
+
+template <class T>
+typename kernels::CachedAttention<T>::Memory AttentionCache::memory() const {
+  return {shape_,
+          temperature_,
+          keys_.data<T>(),
+          values_.data<T>(),
+          query_sums_.data<double>(),
+          key_sums_.data<double>(),
+          mean_sums_.data<double>(),
+          summaries_.data<T>(),
+          weights_.data<T>(),
+          picks_.data<std::int32_t>()};
+}
+
+void AttentionCache::remember(const NewTokens& tokens, const Tensor& q, const Tensor& kv, const Tensor& table) const {
+  const CacheShape& s = shape_;
+  const std::int64_t count = tokens.rows.count(), length = q.shape().rank() == 4 ? q.shape()[1] : 0;
+  if (q.shape() != Shape{count, length, s.heads, s.width} || kv.shape() != Shape{count, length, 2, s.heads, s.width})
+    fail("attention cache: expected q (R, T, H, d) and kv (R, T, 2, H, d) of ", count, " entries, ", s.heads,
+         " heads and width ", s.width, ", got ", q.shape(), " and ", kv.shape());
+  const std::int64_t columns = table ? table.shape()[3] : 0;
+  if (table && columns < s.n_top + s.buckets() - 1)
+    fail("attention cache: ", s.buckets(), " buckets exceed the table ", table.shape(), " of the simple sort net");
+  const NewTokens there = tokens.to(q.device());
+  dispatch(q, [&]<class T>(auto space) {
+    kernels::CachedAttention<T>::remember(space, memory<T>(), there.placed(length), q.data<T>(), kv.data<T>(),
+                                          table ? table.data<T>() : nullptr, columns);
+  });
+}
+
+Tensor AttentionCache::attend(const NewTokens& tokens, const Tensor& q, const Tensor& null_keys,
+                              const Tensor& null_values) const {
+  const CacheShape& s = shape_;
+  if (q.shape() != Shape{tokens.rows.count(), s.heads, s.width})
+    fail("attention cache: expected q (R, H, d) = ", Shape{tokens.rows.count(), s.heads, s.width}, ", got ", q.shape());
+  Tensor y = q.like();
+  const NewTokens there = tokens.to(q.device());
+  dispatch(q, [&]<class T>(auto space) {
+    kernels::CachedAttention<T>::attend(space, memory<T>(), there.placed(1), q.data<T>(), null_keys.data<T>(),
+                                        null_values.data<T>(), y.data<T>());
+  });
+  return y;
+}
+
+}  // namespace sinkhorn
