@@ -31,7 +31,8 @@ Trace trace(const SinkhornTransformerLM& model, const Tensor& ids, const Tensor&
     result.what.emplace_back(what);
     result.values.push_back(value);
   };
-  const Tensor logits = model(Scope{.observer = &observer}, ids, {{}, context}).value;
+  const AttentionContext around = with_whole_buckets(model.config(), {{}, context});
+  const Tensor logits = model(Scope{.observer = &observer}, ids, around).value;
   result.what.emplace_back("logits");
   result.values.push_back(logits);
   return result;
