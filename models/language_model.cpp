@@ -123,6 +123,8 @@ LanguageModelLoss autoregressive_loss(const SinkhornTransformerLM& model, const 
   if (s.rank() != 2 || s[1] < 2) fail("autoregressive loss: expected ids (B, T) with T >= 2, got ", s);
   check_mask(mask, s, "autoregressive loss");
   if (!model.config().causal) fail("autoregressive loss: the model is not causal; set causal = true");
+  if (model.config().return_embeddings)
+    fail("autoregressive loss: the model returns embeddings; set return_embeddings = false");
   const std::int64_t length = s[1] - 1;
   auto from = [&](const Tensor& x, std::int64_t begin) { return slice(Var(x), 1, begin, begin + length).value; };
   const Tensor inputs = from(ids, 0), targets = from(ids, 1);

@@ -74,6 +74,7 @@ int evaluate_checkpoint(const EvalOptions& options, std::ostream& out) {
   if (options.threads > 0) set_threads(int(options.threads));
   const TrainedModel trained = load_trained_model(options.checkpoint);
   const RunRecord& record = trained.record;
+  require_predictor(trained, "eval");
   if (record.train.has_task()) return evaluate_task(options, trained, out);
   if (options.examples > 0)
     fail<UsageError>("eval: ", trained.path,

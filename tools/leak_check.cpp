@@ -178,6 +178,7 @@ struct Subject {
 
 Subject from_checkpoint(const LeakCheckOptions& options, DType dtype) {
   TrainedModel trained = load_trained_model(options.checkpoint);
+  require_predictor(trained, "leak-check");
   const ModelConfig& config = trained.record.model;
   Subject subject{trained.path, options.seq_len > 0 ? options.seq_len : trained.record.train.seq_len, {}, {}};
   subject.make(config, trained.record.train.encoder_decoder, Rng(0), dtype);

@@ -86,6 +86,14 @@ TEST(AutoregressiveLoss, CountsPositionsWhoseInputAndTargetAreReal) {
   EXPECT_NEAR(result.loss.value.item(), total / 5, 1e-12);
 }
 
+TEST(AutoregressiveLoss, NeedsLogits) {
+  ModelConfig config = config_of_seven();
+  config.return_embeddings = true;  // eight numbers, which would do as logits of seven tokens
+  const auto model = testing::random_model(config, 2, DType::f64);
+  EXPECT_EQ(message_of([&] { autoregressive_loss(*model, Scope{}, testing::random_ids(1, 2, 5, 7)); }),
+            "autoregressive loss: the model returns embeddings; set return_embeddings = false");
+}
+
 TEST(AutoregressiveLoss, TokenZeroIsTrainedUnlessIgnored) {
   const auto model = testing::random_model(config_of_seven(), 2, DType::f64);
   const Tensor zeros = Tensor::zeros({1, 5}, DType::i32);

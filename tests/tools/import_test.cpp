@@ -120,6 +120,14 @@ TEST_F(Import, GenerateWorksWithTheResult) {
   EXPECT_TRUE(contains(resumed.err, "imported weights alone")) << resumed.err;
 }
 
+TEST_F(Import, ModelsThatPredictNothingAreRefusedWhereThatIsNeeded) {
+  write(weights("lm_reversible_bidirectional"));
+  ASSERT_EQ(run(command()).code, 0);
+  for (const char* name : {"eval", "generate", "leak-check"})
+    expect_refusal(2, {name, "--checkpoint", "out"},
+                   {std::string(name) + ": out/step-000000.safetensors", "not causal"});
+}
+
 TEST_F(Import, ExportGivesTheSameBitsBack) {
   for (const std::string fixture : {"lm_causal", "lm_weight_tie", "lm_emb_dim"}) {
     const Named tensors = weights(fixture);
