@@ -112,7 +112,8 @@ TEST(ModelConfig, OutOfRangeValuesAreNamed) {
   expect_says(refusal([](auto& c) { c.pkm_num_keys = 46341; }), "pkm_num_keys");
   expect_says(refusal([](auto& c) { c.bucket_size = -4; }), "bucket_size");
   expect_says(refusal([](auto& c) { c.depth = 65537; }), "depth wants a whole number from 1 to 65536, not 65537");
-  expect_says(refusal([](auto& c) { c.heads = std::int64_t(1) << 40; }), "heads");
+  expect_says(refusal([](auto& c) { c.heads = std::int64_t(1) << 40; }),
+              "heads wants a whole number of at least 1 and at most 2147483647, not 1099511627776");
 }
 
 TEST(ModelConfig, LeastParametersCountContextsAndSortNets) {
