@@ -21,8 +21,12 @@ bool ModelConfig::has_pkm(std::int64_t layer) const {
 
 double ModelConfig::least_parameters() const {
   const double width = double(dim), inner = double(heads) * double(head_width()), outer = double(embedding_width());
+  const double contexts = receives_context ? 1 : 0, layers = weight_tie ? 1 : double(depth);
   const double attention = 4 * width * inner, feed_forward = (ff_glu ? 12 : 8) * width * width;
-  const double layers = weight_tie ? 1 : double(depth);
+  const double cross = (context_kv_projection ? 4 : 2) * width * inner + feed_forward;
+  const double sort_net = use_simple_sort_net ? double(sinkhorn_heads()) * 2 * double(head_width()) *
+                                                    double(max_buckets() + (causal ? n_top_buckets : 0))
+                                              : 0;
   const double tables =
       (double(num_tokens) * (return_embeddings ? 1 : 2) + double(max_buckets() + bucket_size)) * outer;
   const double keys = double(pkm_num_keys), halves = 2 * double(pkm_heads) * double(pkm_dim_head);
@@ -30,8 +34,9 @@ double ModelConfig::least_parameters() const {
   const std::set<std::int64_t> memories(pkm_layers.begin(), pkm_layers.end());
   const double others = double(depth) - double(memories.size()),
                feed_forwards = weight_tie ? std::min(others, 1.0) : others;
-  return layers * attention + feed_forwards * feed_forward + double(memories.size()) * memory +
-         (use_rezero ? 0 : 4 * width * double(depth)) + (num_tokens > 0 ? tables : 0);
+  const double residual = 2 * (use_rezero ? 1 : 2 * width) * double(depth) * (1 + contexts);
+  return layers * (attention + sort_net + contexts * cross) + feed_forwards * feed_forward +
+         double(memories.size()) * memory + residual + (num_tokens > 0 ? tables : 0);
 }
 
 Fields fields(ModelConfig& c) {
@@ -39,7 +44,7 @@ Fields fields(ModelConfig& c) {
   return {
       {"num_tokens", &c.num_tokens, at_least(0), "vocabulary size; training takes it from the data"},
       {"dim", &c.dim, at_least(1), "width of the transformer"},
-      {"depth", &c.depth, at_least(1), "number of layers"},
+      {"depth", &c.depth, between(1, 1 << 16), "number of layers"},
       {"max_seq_len", &c.max_seq_len, at_least(0), "longest sequence; training defaults to seq_len"},
       {"heads", &c.heads, at_least(1), "attention heads"},
       {"dim_head", &c.dim_head, at_least(1), "width of a head; default dim / heads"},

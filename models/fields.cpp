@@ -35,7 +35,10 @@ bool within(const Accepts& accepts, double number) {
 }
 
 [[noreturn]] void refuse(const Field& field, const Value& value, const std::string& where) {
-  fail<UsageError>(where, ": ", field.name, " wants ", expectation(field), ", not ", to_text(value));
+  const auto* whole = std::get_if<std::int64_t>(&value);
+  const bool beyond = whole && double(*whole) > kHighest && field.accepts.high == kHighest;
+  fail<UsageError>(where, ": ", field.name, " wants ", expectation(field), beyond ? " and at most 2147483647" : "",
+                   ", not ", to_text(value));
 }
 
 template <class T>

@@ -169,6 +169,8 @@ Var SinkhornTransformer::operator()(const Var& input, const StackCache& cache, c
 }
 
 StackCache SinkhornTransformer::cache(std::int64_t rows, std::int64_t capacity, const AttentionContext& around) const {
+  if (around.mask) fail("transformer: a cache knows its rows by their lengths; leave the mask out");
+  check({rows, capacity, config_.embedding_width()}, around);
   StackCache cache;
   for (const TransformerBlock& block : blocks_) cache.push_back(block.attention.fn->cache(rows, capacity, around));
   return cache;

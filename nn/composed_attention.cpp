@@ -83,7 +83,8 @@ struct SortingHeads {
         width(heads.q.shape()[3]),
         buckets(length / pattern.bucket) {
     auto group = [&](const Var& x) {
-      return reshape(rotated(slice(x, 1, pattern.local, x.shape()[1]), pattern.bucket - 1), {groups, -1, width});
+      return reshape(rotated(slice(x, 1, pattern.local, x.shape()[1]), pattern.bucket - 1),
+                     {groups, x.shape()[2], width});
     };
     auto group_mask = [&](const Tensor& mask) {
       const std::int64_t slots = mask.shape()[1];
@@ -150,14 +151,15 @@ Sorted chosen_blocks(const SortingHeads& heads, const Routing& routing, const Nu
 // Blends of the key buckets by the rows of a sorting matrix (B, h, rows, M).
 Sorted blended_blocks(const SortingHeads& heads, const Var& matrix, bool shared) {
   const Shape s = matrix.shape();
-  const std::int64_t rows = s[2], sources = s[3], c = heads.pattern.key_bucket, lists = shared ? 1 : rows;
+  const std::int64_t rows = s[2], sources = s[3], c = heads.pattern.key_bucket, lists = shared ? 1 : rows,
+                     slots = shared ? rows * c : c;
   const Var shares = reshape(matrix, {heads.groups, rows, sources});
   const Tensor is_real = heads.key_is_real.reshape({heads.groups, heads.key_length, 1}).to(matrix.value.device());
   auto blended = [&](const Var& x) {
     const Var y = matmul(shares, reshape(mask_fill(x, is_real, 0), {heads.groups, sources, c * heads.width}));
-    return reshape(y, {heads.groups, lists, rows / lists * c, heads.width});
+    return reshape(y, {heads.groups, lists, slots, heads.width});
   };
-  Tensor seen(Shape{heads.groups, lists, rows / lists * c}, DType::boolean);
+  Tensor seen(Shape{heads.groups, lists, slots}, DType::boolean);
   bool* out = seen.data<bool>();
   const std::vector<double> share = shares.value.to_vector();
   for (std::int64_t row = 0; row < heads.groups * rows; ++row) {

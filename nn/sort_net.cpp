@@ -101,13 +101,15 @@ Routing SortNet::route(const Scope& scope, const Var& q, const Var& kv, const So
                        const AttentionMasks& masks) const {
   const bool one_row = o.sortcut > 0 && !linear.value;  // SortCut picks once, for the whole sequence
   const Var all = scores(scope, q, kv, o, masks, one_row);
-  const std::int64_t batch = all.shape()[0], buckets = all.shape()[3], shared = std::min(o.sortcut, buckets);
+  // Without key buckets there is one pick, and it finds nothing to choose.
+  const std::int64_t batch = all.shape()[0], buckets = all.shape()[3], most = std::max<std::int64_t>(buckets, 1),
+                     shared = std::min(o.sortcut, most);
   const Tensor open = buckets_with_tokens(batch, kv.shape()[1], o.pattern.key_bucket, masks.keys)
                           .reshape({batch, 1, 1, buckets})
                           .to(all.value.device());
-  TopK chosen = top_k(mask_fill(all, open, -std::numeric_limits<double>::infinity()),
-                      one_row ? shared : std::min(o.n_top, buckets), o.temperature,
-                      scope.choices ? scope.choices->replayed() : Tensor());
+  TopK chosen =
+      top_k(mask_fill(all, open, -std::numeric_limits<double>::infinity()), one_row ? shared : std::min(o.n_top, most),
+            o.temperature, scope.choices ? scope.choices->replayed() : Tensor());
   if (scope.choices) scope.choices->record(chosen.picks);
   scope.observe("picks", chosen.picks);
   if (shared == 0 || one_row) return {chosen.weights, chosen.picks};

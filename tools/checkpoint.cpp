@@ -157,4 +157,15 @@ TrainedModel load_trained_model(const std::string& file_or_folder) {
   return trained;
 }
 
+void require_predictor(const TrainedModel& trained, const std::string& command) {
+  const ModelConfig& model = trained.record.model;
+  const auto refuse = [&](const char* reason) {
+    fail<UsageError>(command, ": ", trained.path, " is no model that predicts each next token: ", reason);
+  };
+  if (trained.model->has_encoder()) return;
+  if (!model.causal) refuse("it is not causal, so every position sees the tokens after it");
+  if (model.return_embeddings) refuse("it returns embeddings, not logits");
+  if (model.receives_context) refuse("it reads the context of an encoder, which is not in the file");
+}
+
 }  // namespace sinkhorn

@@ -46,5 +46,8 @@ struct TrainedModel {
 /// Reads a file, or from a run's folder the best checkpoint, or where there is none the newest good one. Throws
 /// DataError.
 TrainedModel load_trained_model(const std::string& file_or_folder);
+/// Throws UsageError where a language model (not of an encoder-decoder) cannot predict each next token by itself, as
+/// imported ones may be.
+void require_predictor(const TrainedModel& trained, const std::string& command);
 
 }  // namespace sinkhorn

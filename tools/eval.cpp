@@ -76,6 +76,7 @@ int evaluate_checkpoint(const EvalOptions& options, std::ostream& out) {
   const TrainedModel trained = load_trained_model(options.checkpoint);
   move_to(device, *trained.model);
   const RunRecord& record = trained.record;
+  require_predictor(trained, "eval");
   if (record.train.has_task()) return evaluate_task(options, trained, out);
   if (options.examples > 0)
     fail<UsageError>("eval: ", trained.path,

@@ -96,6 +96,7 @@ int generate_text(const GenerateOptions& options, std::ostream& out) {
   const std::string prompt =
       options.prompt_file.empty() ? options.prompt : read_file(options.prompt_file, "--prompt-file");
   const TrainedModel trained = load_trained_model(options.checkpoint);
+  require_predictor(trained, "generate");
   move_to(device, *trained.model);
   const Tokenizer& tokenizer = trained.record.tokenizer;
   const bool task = trained.record.train.has_task();

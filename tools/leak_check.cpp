@@ -30,7 +30,8 @@ Trace trace(const SinkhornTransformerLM& model, const Tensor& ids, const Tensor&
     result.what.emplace_back(what);
     result.values.push_back(value);
   };
-  const Tensor logits = model(Scope{.observer = &observer}, ids, {{}, context}).value;
+  const AttentionContext around = with_whole_buckets(model.config(), {{}, context});
+  const Tensor logits = model(Scope{.observer = &observer}, ids, around).value;
   result.what.emplace_back("logits");
   result.values.push_back(logits);
   return result;
@@ -176,6 +177,7 @@ struct Subject {
 
 Subject from_checkpoint(const LeakCheckOptions& options, DType dtype) {
   TrainedModel trained = load_trained_model(options.checkpoint);
+  require_predictor(trained, "leak-check");
   const ModelConfig& config = trained.record.model;
   Subject subject{trained.path, options.seq_len > 0 ? options.seq_len : trained.record.train.seq_len, {}, {}};
   subject.make(config, trained.record.train.encoder_decoder, Rng(0), dtype);

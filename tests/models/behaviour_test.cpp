@@ -59,6 +59,38 @@ TEST(Attention, HeadsNeedNotDivideTheWidth) {
   EXPECT_EQ(logits(model).shape(), (Shape{2, 24, 11}));
 }
 
+TEST(Attention, TakesEmptyBatchesSequencesAndContexts) {
+  const std::vector<std::function<void(ModelConfig&)>> kinds = {
+      [](ModelConfig& c) { c.causal = true; },
+      [](ModelConfig&) {},
+      [](ModelConfig& c) { c.n_local_attn_heads = 4; },
+      [](ModelConfig& c) { c.n_sortcut = c.context_n_sortcut = 2; },
+      [](ModelConfig& c) { c.non_permutative = false; },
+      [](ModelConfig& c) { c.non_permutative = false, c.n_sortcut = c.context_n_sortcut = 2; },
+  };
+  for (const auto& kind : kinds) {
+    ModelConfig config = small(kind);
+    config.num_tokens = 0;
+    config.receives_context = true;
+    Initializer init(Rng(1), DType::f64);
+    SinkhornTransformer model(config, init);
+    const auto run = [&](std::int64_t batch, std::int64_t length, std::int64_t context, const Tensor& mask = {}) {
+      const auto numbers = [&](std::int64_t tokens, std::uint64_t seed) {
+        return Var(normal(Rng(seed), {batch, tokens, 12}, 0, 1, DType::f64));
+      };
+      return model(Scope{}, numbers(length, 2), {{}, numbers(context, 3), mask}).value;
+    };
+    for (const bool composed : {false, true}) {
+      SCOPED_TRACE(describe(config) + (composed ? " composed" : ""));
+      model.use_composed_attention(composed);
+      EXPECT_EQ(run(0, 6, 3).shape(), (Shape{0, 6, 12}));
+      EXPECT_EQ(run(2, 0, 3).shape(), (Shape{2, 0, 12}));
+      // No context is what a context of padding is.
+      EXPECT_TRUE(equal_bits(run(2, 6, 0), run(2, 6, 3, Tensor::zeros({2, 3}, DType::boolean))));
+    }
+  }
+}
+
 TEST(SimpleSortNet, LooksBothWaysOverOneLengthOnly) {
   const SinkhornTransformerLM model(small([](ModelConfig& c) { c.use_simple_sort_net = true; }));
   EXPECT_EQ(logits(model).shape(), (Shape{2, 24, 11}));

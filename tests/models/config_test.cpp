@@ -8,6 +8,7 @@
 #include <set>
 
 #include "autograd/error.h"
+#include "models/language_model.h"
 
 namespace sinkhorn {
 namespace {
@@ -110,7 +111,25 @@ TEST(ModelConfig, OutOfRangeValuesAreNamed) {
   expect_says(refusal([](auto& c) { c.pkm_layers = {0}; }), "pkm_layers");
   expect_says(refusal([](auto& c) { c.pkm_num_keys = 46341; }), "pkm_num_keys");
   expect_says(refusal([](auto& c) { c.bucket_size = -4; }), "bucket_size");
-  expect_says(refusal([](auto& c) { c.heads = std::int64_t(1) << 40; }), "heads");
+  expect_says(refusal([](auto& c) { c.depth = 65537; }), "depth wants a whole number from 1 to 65536, not 65537");
+  expect_says(refusal([](auto& c) { c.heads = std::int64_t(1) << 40; }),
+              "heads wants a whole number of at least 1 and at most 2147483647, not 1099511627776");
+}
+
+TEST(ModelConfig, LeastParametersCountContextsAndSortNets) {
+  for (const bool projects : {true, false})
+    for (const bool ties : {true, false})
+      for (const bool causal : {true, false}) {
+        ModelConfig c = small();
+        c.receives_context = c.use_simple_sort_net = true;
+        c.context_kv_projection = projects, c.weight_tie = ties, c.causal = causal;
+        c.n_top_buckets = 40, c.n_local_attn_heads = 1, c.max_seq_len = 400;
+        SinkhornTransformerLM model(c, Rng(1));
+        double count = 0;
+        for_each_parameter(model, [&](const std::string&, const Parameter& p) { count += double(p.value.count()); });
+        EXPECT_LE(c.least_parameters(), count);
+        EXPECT_GE(c.least_parameters(), 0.97 * count);
+      }
 }
 
 /// A configuration in which every field differs from its default.

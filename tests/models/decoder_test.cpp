@@ -217,6 +217,11 @@ TEST(Decoding, RefusesWhatDoesNotFit) {
   const Texts reader(1, DType::f64, 1, Reads::context);
   EXPECT_THROW(IncrementalDecoder(*reader.model, 1), Error);                    // no context
   EXPECT_THROW(IncrementalDecoder(*reader.model, 2, 0, reader.around), Error);  // of one row
+  EXPECT_THROW(IncrementalDecoder(*t.model, 1, 0, reader.around), Error);       // a context that nothing would read
+  EXPECT_THROW(IncrementalDecoder(*t.model, 2, 0, Tensor::full({2, longest}, 1, DType::boolean)), Error);
+  AttentionContext no_booleans = reader.around;
+  no_booleans.context_mask = Tensor::zeros(Shape{1, no_booleans.context.shape()[1]}, DType::f32);
+  EXPECT_THROW(IncrementalDecoder(*reader.model, 1, 0, no_booleans), Error);
   ModelConfig features = t.config;
   features.return_embeddings = true;
   EXPECT_THROW(IncrementalDecoder(*random_model(features, 1, DType::f64), 1), UsageError);

@@ -43,6 +43,19 @@ TEST(LanguageModel, NamesWhatDoesNotFit) {
   EXPECT_NE(message_of(run(Tensor::full({1, 4}, 7, DType::i32))).find('7'), std::string::npos);
 }
 
+TEST(LanguageModel, MasksAreCheckedBeforeTheyArePaddedOrRead) {
+  const auto model = testing::random_model(config_of_seven(), 1, DType::f64);
+  const Tensor ids = testing::random_ids(1, 2, 5, 7);
+  for (const Tensor& mask : {Tensor::full({2, 4}, 1, DType::boolean), Tensor::full({1, 5}, 1, DType::boolean),
+                             Tensor::full({2, 5}, 1, DType::i32)}) {
+    const std::string expected = "expected a mask of booleans (2, 5), got ";
+    for (const std::string& message : {message_of([&] { padded(*model, Scope{}, ids, mask); }),
+                                       message_of([&] { autoregressive_loss(*model, Scope{}, ids, mask); }),
+                                       message_of([&] { randomly_truncate(ids, mask, Rng(1)); })})
+      EXPECT_NE(message.find(expected), std::string::npos) << message;
+  }
+}
+
 TEST(LanguageModel, PaddedOnTheRightGivesTheLogitsOfEachSequenceAlone) {
   const auto model = testing::random_model(config_of_seven(), 2, DType::f64);
   const std::vector<std::vector<std::int32_t>> sequences{{1, 2, 3, 4, 5, 6, 0, 1, 2}, {3, 3}, {5, 4, 3, 2, 1}};
@@ -71,6 +84,14 @@ TEST(AutoregressiveLoss, CountsPositionsWhoseInputAndTargetAreReal) {
     total += std::log(sum) - at[target];
   }
   EXPECT_NEAR(result.loss.value.item(), total / 5, 1e-12);
+}
+
+TEST(AutoregressiveLoss, NeedsLogits) {
+  ModelConfig config = config_of_seven();
+  config.return_embeddings = true;  // eight numbers, which would do as logits of seven tokens
+  const auto model = testing::random_model(config, 2, DType::f64);
+  EXPECT_EQ(message_of([&] { autoregressive_loss(*model, Scope{}, testing::random_ids(1, 2, 5, 7)); }),
+            "autoregressive loss: the model returns embeddings; set return_embeddings = false");
 }
 
 TEST(AutoregressiveLoss, TokenZeroIsTrainedUnlessIgnored) {

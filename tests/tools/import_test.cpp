@@ -120,6 +120,14 @@ TEST_F(Import, GenerateWorksWithTheResult) {
   EXPECT_TRUE(contains(resumed.err, "imported weights alone")) << resumed.err;
 }
 
+TEST_F(Import, ModelsThatPredictNothingAreRefusedWhereThatIsNeeded) {
+  write(weights("lm_reversible_bidirectional"));
+  ASSERT_EQ(run(command()).code, 0);
+  for (const char* name : {"eval", "generate", "leak-check"})
+    expect_refusal(2, {name, "--checkpoint", "out"},
+                   {std::string(name) + ": out/step-000000.safetensors", "not causal"});
+}
+
 TEST_F(Import, ExportGivesTheSameBitsBack) {
   for (const std::string fixture : {"lm_causal", "lm_weight_tie", "lm_emb_dim"}) {
     const Named tensors = weights(fixture);
@@ -217,8 +225,10 @@ TEST_F(Import, RefusesWhatDoesNotFit) {
   };
   with("num_tokens = 31", "num_tokens = 30");
   expect_refusal(3, command(), {"has 31 tokens, but num_tokens is 30 in model.toml"});
-  with("depth = 2", "depth = 2000000");
+  with("depth = 2", "depth = 60000");
   expect_refusal(3, command(), {"is smaller than the model of model.toml"});
+  with("depth = 2", "depth = 65537");
+  expect_refusal(2, command(), {"depth wants a whole number from 1 to 65536"});
   with("dim = 16", "dmi = 16");
   expect_refusal(2, command(), {"did you mean \"dim\""});
   with("dim = 16", "dim = 17");
@@ -237,6 +247,24 @@ TEST_F(Import, RefusesWhatDoesNotFit) {
   expect_refusal(3, command(), {"model.safetensors", "not a safetensors file"});
   fs::remove(in("model.safetensors"));
   expect_refusal(3, command(), {"model.safetensors"});
+}
+
+TEST_F(Import, SizesThatTheFileDoesNotBackUpAreRefusedBeforeTheyAreAllocated) {
+  write(weights("lm_causal"));
+  const std::string toml = content_of(in("model.toml"));
+  using Changes = std::map<std::string, std::string>;
+  for (const Changes& changes : {Changes{{"depth", "65536"}, {"weight_tie", "true"}, {"use_rezero", "true"}},
+                                 Changes{{"use_simple_sort_net", "true"}, {"n_top_buckets", "2000000000"}},
+                                 Changes{{"receives_context", "true"}, {"depth", "3"}}}) {
+    std::istringstream lines(toml);
+    std::ofstream changed(in("model.toml"));
+    for (std::string line; std::getline(lines, line);) {
+      const auto change = changes.find(line.substr(0, line.find(' ')));
+      changed << (change == changes.end() ? line : change->first + " = " + change->second) << "\n";
+    }
+    changed.close();
+    expect_refusal(3, command(), {"is smaller than the model of model.toml"});
+  }
 }
 
 TEST_F(Import, NeedsACharacterForEveryToken) {

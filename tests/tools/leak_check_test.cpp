@@ -185,6 +185,12 @@ TEST_F(LeakCheckProgram, IsCleanOnAPresetAFileAndACheckpoint) {
   EXPECT_EQ(run({"--checkpoint", "run", "--plant", "softmax-before-mask"}).code, 1);
 }
 
+TEST_F(LeakCheckProgram, ContextsNeedNotFillTheirBuckets) {
+  std::ofstream(place.path / "model.toml") << "[model]\ncontext_bucket_size = 5\n";
+  const Outcome got = run({"--preset", "add-one", "--config", "model.toml", "--trials", "2"});
+  EXPECT_EQ(got.code, 0) << got.out << got.err;
+}
+
 TEST_F(LeakCheckProgram, ShowsAPlantedLeak) {
   const Outcome got = run({"--seq-len", "512", "--plant", "local-positions-bf16"});
   EXPECT_EQ(got.code, 1) << got.err;

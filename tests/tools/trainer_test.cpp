@@ -69,6 +69,8 @@ TEST(Trainer, ParametersAreAtLeastAsManyAsTheConfigSays) {
       [](ModelConfig& c) { c.ff_glu = c.weight_tie = true; },
       [](ModelConfig& c) { c.emb_dim = 8, c.dim_head = 5; },
       [](ModelConfig& c) { c.use_simple_sort_net = c.use_rezero = true; },
+      [](ModelConfig& c) { c.use_simple_sort_net = c.weight_tie = true, c.n_top_buckets = 5000; },
+      [](ModelConfig& c) { c.use_rezero = c.weight_tie = true, c.depth = 3000; },
       [](ModelConfig& c) { c.reversible = true, c.depth = 5, c.max_seq_len = 1000; },
       [](ModelConfig& c) {
         c.depth = 3, c.pkm_layers = {1, 3, 1}, c.pkm_num_keys = 40, c.pkm_dim_head = 24;
