@@ -1,7 +1,9 @@
 // The emulated GPU of builds without CUDA: its grid runs on the CPU, counts what kernels do and finds their mistakes.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 #include <string_view>
+#include <type_traits>
 
 #include "autograd/error.h"
 
@@ -44,6 +46,11 @@ struct Extent {
 };
 Extent extent_of(const void* address);
 extern std::ptrdiff_t shift;
+template <class T>
+T* on_host(T* device) {
+  using Byte = std::conditional_t<std::is_const_v<T>, const std::byte, std::byte>;
+  return reinterpret_cast<T*>(reinterpret_cast<Byte*>(device) + shift);
+}
 
 [[noreturn]] void outside_global(std::uintptr_t address, std::size_t bytes, Extent extent);
 

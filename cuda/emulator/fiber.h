@@ -40,10 +40,10 @@ class Fiber {
   void* argument_ = nullptr;
   bool done_ = true;
   // What the sanitizers need to follow from stack to stack.
-  void *fake_stack_ = nullptr, *caller_fake_stack_ = nullptr;
-  const void* caller_stack_ = nullptr;
-  std::size_t caller_stack_size_ = 0;
-  void *tsan_fiber_ = nullptr, *tsan_caller_ = nullptr;
+  [[maybe_unused]] void *fake_stack_ = nullptr, *caller_fake_stack_ = nullptr;
+  [[maybe_unused]] const void* caller_stack_ = nullptr;
+  [[maybe_unused]] std::size_t caller_stack_size_ = 0;
+  [[maybe_unused]] void *tsan_fiber_ = nullptr, *tsan_caller_ = nullptr;
 };
 
 }  // namespace sinkhorn::emulator

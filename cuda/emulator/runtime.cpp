@@ -26,6 +26,7 @@ class Arena {
     void* real = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, file, 0);
     close(file);
     if (device == MAP_FAILED || real == MAP_FAILED) fail<DeviceError>("emulator: no addresses for the device's memory");
+    device_ = static_cast<std::byte*>(device);
     begin_ = reinterpret_cast<std::uintptr_t>(device);
     detail::shift = std::ptrdiff_t(reinterpret_cast<std::uintptr_t>(real) - begin_);
     free_[begin_] = begin_ + kBytes;
@@ -47,7 +48,7 @@ class Arena {
       if (block + bytes < rest) free_[block + bytes] = rest;
       blocks_[block] = bytes;
       lent_ += bytes;
-      return reinterpret_cast<void*>(block);
+      return device_ + (block - begin_);
     }
     return nullptr;
   }
@@ -96,16 +97,14 @@ class Arena {
  private:
   static constexpr std::size_t kBytes = std::size_t(16) << 30, kAlignment = 256;
   std::mutex mutex_;
-  std::uintptr_t begin_ = 0;
+  std::byte* device_ = nullptr;
+  std::uintptr_t begin_ = 0;  // its address
   std::size_t limit_ = std::size_t(4) << 30, lent_ = 0;
   std::map<std::uintptr_t, std::uintptr_t> free_, claimed_;  // begin -> end
   std::map<std::uintptr_t, std::size_t> blocks_;
 };
 
-template <class T>
-T* host(T* device) {
-  return reinterpret_cast<T*>(reinterpret_cast<std::uintptr_t>(device) + std::uintptr_t(detail::shift));
-}
+using detail::on_host;
 
 }  // namespace
 
@@ -122,14 +121,14 @@ void* Memory::allocate(Cuda, std::size_t bytes) { return emulator::Arena::the().
 void Memory::release(Cuda, void* block) { emulator::Arena::the().release(block); }
 void Memory::claim(Cuda, void* block, std::size_t bytes) { emulator::Arena::the().claim(block, bytes); }
 void Memory::upload(Cuda, const std::byte* from, std::byte* device, std::size_t bytes) {
-  std::copy_n(from, bytes, emulator::host(device));
+  std::copy_n(from, bytes, emulator::on_host(device));
 }
 void Memory::download(Cuda, const std::byte* device, std::byte* into, std::size_t bytes) {
   cuda::wait();
-  std::copy_n(emulator::host(device), bytes, into);
+  std::copy_n(emulator::on_host(device), bytes, into);
 }
 void Memory::copy(Cuda, const std::byte* from, std::byte* to, std::size_t bytes) {
-  std::copy_n(emulator::host(from), bytes, emulator::host(to));
+  std::copy_n(emulator::on_host(from), bytes, emulator::on_host(to));
 }
 
 namespace cuda {
@@ -147,22 +146,22 @@ void wait() {
 template <class T>
 T read(const T* element) {
   wait();
-  return *emulator::host(element);
+  return *emulator::on_host(element);
 }
 template double read(const double*);
 template std::int32_t read(const std::int32_t*);
 
 void clear(void* block, std::size_t bytes) {
-  if (bytes > 0) std::fill_n(emulator::host(static_cast<std::byte*>(block)), bytes, std::byte{0});
+  if (bytes > 0) std::fill_n(emulator::on_host(static_cast<std::byte*>(block)), bytes, std::byte{0});
 }
 
 void sort_positions(std::int64_t count, std::int32_t, const std::int32_t* keys, std::int32_t* sorted,
                     std::int64_t* order) {
-  const std::int32_t* key = emulator::host(keys);
-  std::int64_t* position = emulator::host(order);
+  const std::int32_t* key = emulator::on_host(keys);
+  std::int64_t* position = emulator::on_host(order);
   std::iota(position, position + count, std::int64_t(0));
   std::stable_sort(position, position + count, [=](std::int64_t a, std::int64_t b) { return key[a] < key[b]; });
-  std::transform(position, position + count, emulator::host(sorted), [=](std::int64_t i) { return key[i]; });
+  std::transform(position, position + count, emulator::on_host(sorted), [=](std::int64_t i) { return key[i]; });
 }
 
 }  // namespace cuda

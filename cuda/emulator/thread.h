@@ -50,14 +50,15 @@ class Global {
   explicit operator bool() const { return pointer_ != nullptr; }
   Global operator+(std::int64_t offset) const {
     Global moved;
-    moved.pointer_ = reinterpret_cast<T*>(address(offset));
+    moved.pointer_ = pointer_ + offset;
     moved.extent_ = extent_;
     return moved;
   }
   auto operator[](std::int64_t i) const {
-    const std::uintptr_t at = address(i);
+    T* const pointer = pointer_ + i;
+    const auto at = reinterpret_cast<std::uintptr_t>(pointer);
     if (at < extent_.begin || at + sizeof(T) > extent_.end) emulator::detail::outside_global(at, sizeof(T), extent_);
-    const Element element(reinterpret_cast<T*>(at + std::uintptr_t(emulator::detail::shift)));
+    const Element element(emulator::detail::on_host(pointer));
     if constexpr (std::is_const_v<T>)
       return Value(element);
     else
@@ -67,9 +68,6 @@ class Global {
  private:
   template <class>
   friend class Global;
-  std::uintptr_t address(std::int64_t i) const {
-    return reinterpret_cast<std::uintptr_t>(pointer_) + std::uintptr_t(i) * sizeof(T);
-  }
   T* pointer_;
   emulator::detail::Extent extent_;
 };

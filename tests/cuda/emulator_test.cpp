@@ -151,11 +151,12 @@ TEST(Emulator, FindsBarriersThatNotAllThreadsReach) {
       {"planted", "thread 0 waits at the barrier", "thread 40 has ended"});
   expect_error<KernelFault>(
       [] {
-        run(1, 32, 0, [](Thread& t) {
+        const auto elsewhere = [](const Thread& t) { t.sync(); };
+        run(1, 32, 0, [=](Thread& t) {
           if (t.index() < 8)
             t.sync();
           else
-            t.sync();
+            elsewhere(t);
         });
       },
       {"thread 8 waits at the barrier", "not all threads reach one barrier"});

@@ -51,11 +51,12 @@ TEST(DeviceModel, TrainsLikeTheCpu) {
   train.accumulate = 2;
   const Tensor ids = integers(Rng(1), {2, 17}, 11);
   const Batch batch{slice(Var(ids), 1, 0, 16).value, slice(Var(ids), 1, 1, 17).value};
+  const auto same = [&](std::int64_t) { return Batch(batch); };
   Trainer here(tiny_model(), train), there(tiny_model(), train, Device::cuda), again(tiny_model(), train, Device::cuda);
   for (int step = 0; step < 3; ++step) {
-    const StepResult cpu = here.step([&](std::int64_t) { return batch; });
-    const StepResult cuda = there.step([&](std::int64_t) { return batch; });
-    again.step([&](std::int64_t) { return batch; });
+    const StepResult cpu = here.step(same);
+    const StepResult cuda = there.step(same);
+    again.step(same);
     EXPECT_NEAR(cpu.loss, cuda.loss, 1e-5 * cpu.loss);
     EXPECT_NEAR(cpu.gradient_norm, cuda.gradient_norm, 1e-4 * cpu.gradient_norm);
   }
