@@ -51,6 +51,8 @@ class Run {
     } else {
       std::cout << fmt::format("this run is complete at step {}; --steps {} would go on\n", trainer_->steps_done(),
                                2 * trainer_->steps_done());
+      // It ended between saving its best and its last checkpoint, and was resumed from the best.
+      if (!std::filesystem::exists(folder_->path() / RunFolder::step_name(record_.step))) save(false, true);
     }
     finish();
     return interrupted() ? 130 : 0;

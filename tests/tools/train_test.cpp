@@ -232,6 +232,19 @@ TEST_F(Train, KilledAgainAndAgainItStillEndsAsIfNothingHadHappened) {
   expect_equal_runs(in("whole"), in("parts"), 600);
 }
 
+// Killed between the best checkpoint and the regular one of the last step.
+TEST_F(Train, ACompleteRunGetsItsLastCheckpointBack) {
+  ASSERT_EQ(run(command({"--out", "run"})).code, 0);
+  const std::string last = content_of(in("run/step-000012.safetensors"));
+  if (read_record(read_checkpoint(in("run/best.safetensors"))).step != 12)
+    fs::copy_file(in("run/step-000012.safetensors"), in("run/best.safetensors"), fs::copy_options::overwrite_existing);
+  fs::remove(in("run/step-000012.safetensors"));
+  const Outcome got = run({"train", "--out", "run", "--resume"});
+  EXPECT_EQ(got.code, 0) << got.err;
+  EXPECT_TRUE(contains(got.out, "this run is complete at step 12")) << got.out;
+  EXPECT_EQ(content_of(in("run/step-000012.safetensors")), last);
+}
+
 TEST_F(Train, ASecondCtrlCEndsItAtOnce) {
   // A step of so many batches takes a minute, so that the process is still in it.
   Process process(place.path, command({"--out", "run", "--accumulate", "100000"}));
