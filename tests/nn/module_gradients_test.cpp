@@ -145,31 +145,57 @@ TEST(ModuleGradients, ProductKeyMemory) {
   }
 }
 
+ModelConfig everything_on() {
+  ModelConfig config;
+  config.causal = true;
+  config.num_tokens = 5;
+  config.dim = 4;
+  config.depth = 3;
+  config.heads = 3;
+  config.dim_head = 2;
+  config.bucket_size = 2;
+  config.max_seq_len = 6;
+  config.n_local_attn_heads = 1;
+  config.use_simple_sort_net = true;
+  config.ff_glu = true;
+  config.ff_chunks = 2;
+  config.weight_tie = true;
+  config.attn_dropout = config.ff_dropout = config.attn_layer_dropout = 0.1;
+  config.pkm_layers = {2};
+  config.pkm_num_keys = config.pkm_dim_head = 3;
+  config.pkm_heads = config.pkm_topk = 2;
+  return config;
+}
+
 TEST(ModuleGradients, ThreeLayerModelWithEverythingOn) {
   for (bool reversible : {false, true}) {
-    ModelConfig config;
-    config.causal = true;
-    config.num_tokens = 5;
-    config.dim = 4;
-    config.depth = 3;
-    config.heads = 3;
-    config.dim_head = 2;
-    config.bucket_size = 2;
-    config.max_seq_len = 6;
-    config.n_local_attn_heads = 1;
-    config.use_simple_sort_net = true;
-    config.ff_glu = true;
-    config.ff_chunks = 2;
-    config.weight_tie = true;
-    config.emb_dim = 3;
-    config.attn_dropout = config.ff_dropout = config.attn_layer_dropout = 0.1;
+    ModelConfig config = everything_on();
     config.reversible = reversible;
-    config.pkm_layers = {2};
-    config.pkm_num_keys = config.pkm_dim_head = 3;
-    config.pkm_heads = config.pkm_topk = 2;
+    config.emb_dim = 3;
     Initializer init(Rng(1), DType::f64);
     SinkhornTransformer model(config, init);
     expect_gradients(model, {1, 6, 3}, call, 1e-6);
+  }
+}
+
+// The first four vectors are the input, the others the context; its gradient comes from all three layers.
+TEST(ModuleGradients, ThreeLayerModelWithEverythingOnAndAContext) {
+  for (int choice = 0; choice < 4; ++choice) {
+    ModelConfig config = everything_on();
+    config.reversible = choice % 2;
+    config.causal = choice / 2;
+    config.use_simple_sort_net = false;
+    config.receives_context = true;
+    config.context_bucket_size = 3;
+    config.context_n_sortcut = choice / 2;
+    Initializer init(Rng(1), DType::f64);
+    SinkhornTransformer model(config, init);
+    expect_gradients(
+        model, {1, 10, 4},
+        [](const Scope& scope, auto& m, const Var& x) {
+          return m(scope, slice(x, 1, 0, 4), {{}, slice(x, 1, 4, 10)});
+        },
+        1e-6);
   }
 }
 
