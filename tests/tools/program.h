@@ -63,6 +63,7 @@ class Process {
       if (file < 0 || dup2(file, descriptor) < 0) _exit(126);
     }
     if (chdir(folder.c_str()) != 0) _exit(126);
+    signal(SIGINT, SIG_DFL);  // a shell starts background jobs with it ignored
     unsetenv("SINKHORN_JARGON");
     setenv("SINKHORN_PROGRAM", "sinkhorn", 1);
     for (const auto& [name, value] : setup.environment) setenv(name.c_str(), value.c_str(), 1);
