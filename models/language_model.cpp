@@ -52,15 +52,9 @@ std::int64_t next_length(const ModelConfig& config, std::int64_t length) {
   return fixed.value_or(next_multiple(length, config.length_multiple()));
 }
 
-void check_mask(const Tensor& mask, const Shape& shape, const char* where) {
-  const Shape expected{shape[0], shape[1]};
-  if (mask && (mask.dtype() != DType::boolean || mask.shape() != expected))
-    fail(where, ": expected a mask of booleans ", expected, ", got ", mask.dtype(), " ", mask.shape());
-}
-
 // The mask (B, T) of a sequence to which margins are added.
 Tensor padded_mask(const Tensor& mask, const Shape& shape, const Margins& m, Device device) {
-  check_mask(mask, shape, "padding");
+  require_mask(mask, shape, "padding");
   if (m.before + m.after == 0) return mask;
   const Tensor real = mask ? mask : Tensor::full({shape[0], shape[1]}, 1, DType::boolean, device);
   return pad(Var(real), 1, m.before, m.after).value;
@@ -121,7 +115,7 @@ LanguageModelLoss autoregressive_loss(const SinkhornTransformerLM& model, const 
   const Shape s = ids.shape();
   const Tensor& mask = around.mask;
   if (s.rank() != 2 || s[1] < 2) fail("autoregressive loss: expected ids (B, T) with T >= 2, got ", s);
-  check_mask(mask, s, "autoregressive loss");
+  require_mask(mask, s, "autoregressive loss");
   if (!model.config().causal) fail("autoregressive loss: the model is not causal; set causal = true");
   if (model.config().return_embeddings)
     fail("autoregressive loss: the model returns embeddings; set return_embeddings = false");
@@ -144,7 +138,7 @@ LanguageModelLoss autoregressive_loss(const SinkhornTransformerLM& model, const 
 MaskedIds randomly_truncate(const Tensor& ids, const Tensor& mask, const Rng& rng) {
   const Shape s = ids.shape();
   if (s.rank() != 2 || s[1] < 2) fail("random truncation: expected ids (B, T) with T >= 2, got ", s);
-  check_mask(mask, s, "random truncation");
+  require_mask(mask, s, "random truncation");
   MaskedIds batch{ids.clone(), Tensor::zeros(s, DType::boolean)};
   const RandomBits bits = rng.bits();
   for (std::int64_t i = 0; i < s[0]; ++i) {

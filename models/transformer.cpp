@@ -33,6 +33,13 @@ ProductKeyOptions memory_options(const ModelConfig& c) {
 
 }  // namespace
 
+void require_mask(const Tensor& mask, const Shape& masked, const char* where) {
+  if (!mask) return;
+  const Shape expected{masked[0], masked[1]};
+  if (mask.dtype() != DType::boolean || mask.shape() != expected)
+    fail(where, ": expected a mask of booleans ", expected, ", got ", mask.dtype(), " ", mask.shape());
+}
+
 SinkhornTransformer::SinkhornTransformer(const ModelConfig& config, Initializer& init) : config_(config) {
   validate(config);
   if (config.embedding_width() != config.dim) project_in_.emplace(config.embedding_width(), config.dim, true, init);
@@ -125,11 +132,7 @@ void SinkhornTransformer::check(const Shape& s, const AttentionContext& around) 
   if (const auto length = config_.fixed_length(); length && s[1] != *length)
     fail("transformer: the simple sort net of a model that is not causal takes sequences of ", *length,
          " (max_seq_len) alone, got ", s[1], "; pad to it");
-  auto check_mask = [&](const Tensor& mask, const Shape& shape, const char* which) {
-    if (mask && (mask.dtype() != DType::boolean || mask.shape() != shape))
-      fail("transformer: expected a ", which, " of booleans ", shape, ", got ", mask.dtype(), " ", mask.shape());
-  };
-  check_mask(around.mask, {s[0], s[1]}, "mask");
+  require_mask(around.mask, s, "transformer");
   const Shape c = around.context.shape();
   if (config_.receives_context != bool(around.context.value))
     fail(config_.receives_context ? "transformer: receives_context is on, but no context is given"
@@ -137,7 +140,7 @@ void SinkhornTransformer::check(const Shape& s, const AttentionContext& around) 
   if (around.context.value && (c.rank() != 3 || c[0] != s[0] || c[2] != config_.dim))
     fail("transformer: expected a context (", s[0], ", S, ", config_.dim, "), got ", c);
   if (around.context_mask && !around.context.value) fail("transformer: a context mask is given, but no context");
-  if (around.context.value) check_mask(around.context_mask, {c[0], c[1]}, "context mask");
+  if (around.context.value) require_mask(around.context_mask, c, "transformer, context");
 }
 
 Var SinkhornTransformer::operator()(const Scope& scope, const Var& input, const AttentionContext& around) const {

@@ -24,6 +24,10 @@ struct FeedForwardOrMemory {
   std::variant<FeedForward, ProductKeyMemory> either;
 };
 
+/// Throws Error, beginning with `where`, unless a mask, if there is one, is bool and has the first two extents (B, T)
+/// of what it belongs to.
+void require_mask(const Tensor& mask, const Shape& masked, const char* where);
+
 /// Attention, then feed-forward or product-key memory. With a context every layer has two: self-attention, then
 /// cross-attention.
 struct TransformerBlock {
