@@ -60,6 +60,7 @@ TEST_P(Example, RefusesAWrongDivisor) {
 
 INSTANTIATE_TEST_SUITE_P(Of, Example, ::testing::ValuesIn([] {
                            std::vector<std::string> names;
+                           names.reserve(expected.size());
                            for (const auto& [name, output] : expected) names.push_back(name);
                            return names;
                          }()),
