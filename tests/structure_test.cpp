@@ -24,8 +24,9 @@ const std::map<std::string, std::set<std::string>> allowed = {
     {"cuda", {"cuda", "autograd"}},
     {"nn", {"nn", "autograd"}},
     {"models", {"models", "nn", "autograd"}},
-    {"tools", {"tools", "models", "nn", "autograd", "cuda"}},
-    {"tests", {"tests", "tools", "models", "nn", "autograd", "cuda"}},
+    {"notebooks", {"notebooks", "models", "nn", "autograd", "cuda"}},
+    {"tools", {"tools", "notebooks", "models", "nn", "autograd", "cuda"}},
+    {"tests", {"tests", "tools", "notebooks", "models", "nn", "autograd", "cuda"}},
 };
 
 /// What is wrong with one source file, given by its path from the root and its text; one line each.
