@@ -277,7 +277,7 @@ std::string heat_map(const Style& style, const Tensor& matrix, const HeatMap& ma
   for (std::int64_t r = 0; r < grid.rows; ++r) {
     if (margin > 0) result += pad_right(pad_left(std::to_string(r * by), 3), margin);
     for (std::int64_t c = 0; c < grid.columns; ++c) {
-      const double x = grid.at(r, c), share = high > low ? (x - low) / (high - low) : x > 0 ? 1 : 0;
+      const double x = grid.at(r, c), share = high > low || std::isnan(x) ? (x - low) / (high - low) : x > 0 ? 1 : 0;
       result += cell(style, share, number_width > 0 ? pad_left(number(x, 3), number_width) : std::string());
     }
     result += "\n";
@@ -285,7 +285,9 @@ std::string heat_map(const Style& style, const Tensor& matrix, const HeatMap& ma
   std::string legend = fmt::format("{} .. {}", number(low, 3), number(high, 3));
   if (!map.row_label.empty()) legend = "rows: " + map.row_label + "; " + legend;
   if (by > 1) legend += fmt::format("; each cell is the mean of {} x {}", by, by);
-  return result + paint(style, Tone::quiet, legend) + "\n";
+  std::string lines = wrap(style, legend);
+  lines.pop_back();
+  return result + paint(style, Tone::quiet, lines) + "\n";
 }
 
 std::string values(const Style& style, const Tensor& tensor, int digits, int most) {
