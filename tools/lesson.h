@@ -9,7 +9,8 @@ namespace sinkhorn {
 
 /// What all of the commands take: which lesson, from where.
 struct LessonOptions {
-  std::string dir = ".";    // in the learner's folder, or below it
+  std::string dir = ".";  // in the learner's folder, below it, or where it is a folder named my-lessons
+  std::string init_dir = "my-lessons";
   std::string lesson = {};  // number or name; empty: the first that is not solved
   std::string search = {};  // list: only lessons whose text holds this
   bool json = false;        // list
