@@ -39,6 +39,9 @@ struct bf16 {
 template <class T>
 using Real = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
+/// The element type of Real<T>: what statistics, sums and routing are stored in.
+constexpr DType wide(DType type) { return type == DType::f64 ? DType::f64 : DType::f32; }
+
 template <class T>
 inline constexpr DType dtype_of = std::is_same_v<T, float>          ? DType::f32
                                   : std::is_same_v<T, double>       ? DType::f64

@@ -24,6 +24,7 @@ struct Parameter {
   Tensor gradient = {};
   bool decays = false;     // takes weight decay: matrices do; norms, biases and embeddings do not
   bool is_memory = false;  // a memory's values: few are read in a step, so they learn at a rate of their own
+  Tensor rounded = {};     // the value in bf16, for mixed precision; whoever changes the value keeps it up to date
 };
 
 /// What one node keeps between forward and backward, and which inputs backward must serve.

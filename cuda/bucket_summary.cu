@@ -69,7 +69,7 @@ struct Summarise {
   Global<const double> sums;  // of the buckets before
   Global<const std::int32_t> counts;
   Global<const T> x;
-  Global<T> y;
+  Global<Real<T>> y;
   SINKHORN_DEVICE void operator()(std::int64_t i) const {
     const std::int64_t first = tokens.first_slot(i);
     std::int64_t count = counts[tokens.bucket(i)];
@@ -83,7 +83,7 @@ struct Summarise {
       if ((kind == Summary::mean_at_first && slot == first) || (kind == Summary::sum_of_means && real))
         summary += total * tokens.share(count);
     }
-    y[i] = T(Real<T>(summary));
+    y[i] = Real<T>(summary);
   }
 };
 
@@ -93,7 +93,7 @@ struct FlowOfBucket {
   Summary kind;
   Tokens<T> tokens;
   Global<const std::int32_t> counts;
-  Global<const T> dy;
+  Global<const Real<T>> dy;
   Global<double> flows;
   SINKHORN_DEVICE void operator()(std::int64_t i) const {
     const std::int64_t first = tokens.first_slot(i);
@@ -103,7 +103,7 @@ struct FlowOfBucket {
       const bool real = tokens.is_real(i, slot);
       count += real;
       if ((kind == Summary::mean_at_first && slot == first) || (kind == Summary::sum_of_means && real))
-        flow += Real<T>(dy[i]) * tokens.share(count);
+        flow += dy[i] * tokens.share(count);
     }
     flows[i] = flow;
   }
@@ -115,7 +115,7 @@ struct SummariseGradient {
   Tokens<T> tokens;
   Global<const double> flows;  // of the buckets behind
   Global<const std::int32_t> counts;
-  Global<const T> dy;
+  Global<const Real<T>> dy;
   Global<T> dx;
   SINKHORN_DEVICE void operator()(std::int64_t i) const {
     const std::int64_t first = tokens.first_slot(i), end = first + tokens.s.bucket;
@@ -125,13 +125,13 @@ struct SummariseGradient {
     for (std::int64_t slot = end - 1; slot >= first; --slot) {
       const bool real = tokens.is_real(i, slot);
       if ((kind == Summary::mean_at_first && slot == first) || (kind == Summary::sum_of_means && real))
-        flow += Real<T>(dy[i]) * tokens.share(count);
+        flow += dy[i] * tokens.share(count);
       if (!real) continue;
       --count;
       if (kind != Summary::value_at_first)
         dx[tokens.place(i, slot)] = T(Real<T>(flow));
       else if (slot == first)
-        dx[tokens.place(i, slot)] = dy[i];
+        dx[tokens.place(i, slot)] = T(dy[i]);
     }
   }
 };
@@ -141,7 +141,7 @@ struct SummariseBucket {
   Summary kind;
   Tokens<T> tokens;
   Global<const T> x;
-  Global<T> y;
+  Global<Real<T>> y;
   SINKHORN_DEVICE void operator()(std::int64_t i) const {
     const std::int64_t first = tokens.first_slot(i);
     std::int64_t count = 0;
@@ -151,7 +151,7 @@ struct SummariseBucket {
       ++count;
       sum += Real<T>(x[tokens.place(i, slot)]);
     }
-    y[i] = T(Real<T>(kind == Summary::sum ? sum : sum * tokens.share(count)));
+    y[i] = Real<T>(kind == Summary::sum ? sum : sum * tokens.share(count));
   }
 };
 
@@ -161,13 +161,13 @@ struct SpreadOverBucket {
   Summary kind;
   Tokens<T> tokens;
   Global<const std::int32_t> counts;  // of the bucket itself
-  Global<const T> dy;
+  Global<const Real<T>> dy;
   Global<T> dx;
   SINKHORN_DEVICE void operator()(std::int64_t i) const {
     const std::int64_t first = tokens.first_slot(i);
     const double share = kind == Summary::sum ? 1.0 : tokens.share(counts[tokens.bucket(i)]);
     for (std::int64_t slot = first; slot < first + tokens.s.bucket; ++slot)
-      if (tokens.is_real(i, slot)) dx[tokens.place(i, slot)] = T(Real<T>(Real<T>(dy[i]) * share));
+      if (tokens.is_real(i, slot)) dx[tokens.place(i, slot)] = T(Real<T>(dy[i] * share));
   }
 };
 
@@ -197,7 +197,7 @@ struct Before {
 }  // namespace
 
 template <class T>
-void BucketSummary<T>::forward(Cuda, Summary kind, const SummaryShape& s, const T* x, const bool* mask, T* y) {
+void BucketSummary<T>::forward(Cuda, Summary kind, const SummaryShape& s, const T* x, const bool* mask, Real<T>* y) {
   const Tokens<T> tokens{s, mask};
   if (is_per_bucket(kind))
     return for_each("bucket_summary", s.batch * s.sorting() * s.buckets() * s.width,
@@ -209,7 +209,7 @@ void BucketSummary<T>::forward(Cuda, Summary kind, const SummaryShape& s, const 
 }
 
 template <class T>
-void BucketSummary<T>::backward(Cuda, Summary kind, const SummaryShape& s, const T* dy, const bool* mask, T* dx) {
+void BucketSummary<T>::backward(Cuda, Summary kind, const SummaryShape& s, const Real<T>* dy, const bool* mask, T* dx) {
   const Tokens<T> tokens{s, mask};
   if (is_per_bucket(kind)) {
     const std::int64_t buckets = s.batch * s.sorting() * s.buckets();

@@ -43,7 +43,9 @@ struct Inputs {
 
   std::int64_t length, key_length, heads, local, width, bucket, key_bucket, lists, n_top, nulls;
   bool causal, own;
-  Global<const T> q, kv, weights, null_keys, null_values;
+  Global<const T> q, kv;
+  Global<const R> weights;
+  Global<const T> null_keys, null_values;
   Global<const std::int32_t> picks;
   Global<const bool> mask, key_mask;
   double dropout;
@@ -96,7 +98,7 @@ struct Head {
                          : Block::keys,
             source * in.key_bucket, in.key_bucket, choice, c * in.key_bucket};
   }
-  SINKHORN_DEVICE R weight(const Block& block) const { return block.choice < 0 ? R(1) : R(in.weights[block.choice]); }
+  SINKHORN_DEVICE R weight(const Block& block) const { return block.choice < 0 ? R(1) : in.weights[block.choice]; }
 
   // The token in a slot of this head, as an index into (B, length).
   SINKHORN_DEVICE std::int64_t token(std::int64_t slot, std::int64_t length) const {
@@ -496,7 +498,7 @@ void BucketedAttention<T>::backward(Cuda, const Arguments& in, const Real<T>* lo
                                 null_values, s.batch});
   launch(op, s.batch * s.heads * key_tiles, kMaxThreads, AttendKeyGradient<T>::shared_bytes(s.width),
          AttendKeyGradient<T>{inputs, key_tiles, log_sum_exp, dots.data<R>(), dy, d.kv});
-  const auto add = [&](std::int64_t before, std::int64_t extent, std::int64_t after, const R* partial, T* y) {
+  const auto add = [&](std::int64_t before, std::int64_t extent, std::int64_t after, const R* partial, auto* y) {
     if (y) sum_axis<R>(op, Around(Shape{before, extent, after}, 1), Partial<R>{after, partial}, y);
   };
   // A row of routing is one query bucket's, or that of all.

@@ -8,13 +8,13 @@ namespace {
 
 using namespace sinkhorn::cuda;
 
-template <class T>
+template <class T, class Y>
 struct NormaliseRows {
   using R = Real<T>;
   std::int64_t width;
   R eps;
   Global<const T> x, gamma, beta;
-  Global<T> y;
+  Global<Y> y;
   Global<R> mean, rstd;
   SINKHORN_DEVICE void operator()(Thread& t) const {
     const BlockReducer<R> reduce(t);
@@ -45,12 +45,13 @@ struct Normalised {
 };
 
 // dx = rstd (g - mean(g) - z mean(g z)) with g = gamma dy
-template <class T>
+template <class T, class Y>
 struct NormaliseRowsGradient {
   using R = Real<T>;
   std::int64_t width;
   Normalised<T> z;
-  Global<const T> gamma, dy;
+  Global<const T> gamma;
+  Global<const Y> dy;
   Global<T> dx;
   SINKHORN_DEVICE void operator()(Thread& t) const {
     const BlockReducer<R> reduce(t);
@@ -67,10 +68,10 @@ struct NormaliseRowsGradient {
   }
 };
 
-template <class T>
+template <class T, class Y>
 struct GainTerm {
   Normalised<T> z;
-  Global<const T> dy;
+  Global<const Y> dy;
   SINKHORN_DEVICE Real<T> operator()(std::int64_t row, std::int64_t i) const {
     return Real<T>(dy[row * z.width + i]) * z(row, i);
   }
@@ -79,31 +80,33 @@ template <class T>
 struct BiasTerm {
   std::int64_t width;
   Global<const T> dy;
-  SINKHORN_DEVICE Real<T> operator()(std::int64_t row, std::int64_t i) const { return dy[row * width + i]; }
+  SINKHORN_DEVICE Real<T> operator()(std::int64_t row, std::int64_t i) const { return Real<T>(dy[row * width + i]); }
 };
 
 }  // namespace
 
-template <class T>
-void LayerNorm<T>::forward(Cuda, std::int64_t rows, std::int64_t width, Real<T> eps, const T* x, const T* gamma,
-                           const T* beta, T* y, Real<T>* mean, Real<T>* rstd) {
+template <class T, class Y>
+void LayerNorm<T, Y>::forward(Cuda, std::int64_t rows, std::int64_t width, Real<T> eps, const T* x, const T* gamma,
+                              const T* beta, Y* y, Real<T>* mean, Real<T>* rstd) {
   launch("layer_norm", rows, threads_for(width), reducer_bytes<Real<T>>(),
-         NormaliseRows<T>{width, eps, x, gamma, beta, y, mean, rstd});
+         NormaliseRows<T, Y>{width, eps, x, gamma, beta, y, mean, rstd});
 }
 
-template <class T>
-void LayerNorm<T>::backward(Cuda, std::int64_t rows, std::int64_t width, const T* x, const T* gamma,
-                            const Real<T>* mean, const Real<T>* rstd, const T* dy, T* dx, T* dgamma, T* dbeta) {
+template <class T, class Y>
+void LayerNorm<T, Y>::backward(Cuda, std::int64_t rows, std::int64_t width, const T* x, const T* gamma,
+                               const Real<T>* mean, const Real<T>* rstd, const Y* dy, T* dx, T* dgamma, T* dbeta) {
   using R = Real<T>;
   const Normalised<T> z{x, mean, rstd, width};
-  launch("layer_norm", rows, threads_for(width), reducer_bytes<R>(), NormaliseRowsGradient<T>{width, z, gamma, dy, dx});
+  launch("layer_norm", rows, threads_for(width), reducer_bytes<R>(),
+         NormaliseRowsGradient<T, Y>{width, z, gamma, dy, dx});
   const Around all(Shape{1, rows, width}, 1);
-  sum_axis<R>("layer_norm", all, GainTerm<T>{z, dy}, dgamma);
-  sum_axis<R>("layer_norm", all, BiasTerm<T>{width, dy}, dbeta);
+  sum_axis<R>("layer_norm", all, GainTerm<T, Y>{z, dy}, dgamma);
+  sum_axis<R>("layer_norm", all, BiasTerm<Y>{width, dy}, dbeta);
 }
 
-template struct LayerNorm<float>;
-template struct LayerNorm<double>;
-template struct LayerNorm<bf16>;
+template struct LayerNorm<float, float>;
+template struct LayerNorm<double, double>;
+template struct LayerNorm<bf16, bf16>;
+template struct LayerNorm<float, bf16>;
 
 }  // namespace sinkhorn::kernels

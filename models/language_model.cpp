@@ -24,7 +24,8 @@ Var SinkhornTransformerLM::operator()(const Scope& scope, const Tensor& ids, con
          " in whole buckets)");
   const Var embedded = add(token_embedding_(scope, ids), positions_(scope, length));
   const Var x = scope.split(0).dropout(embedded, config().emb_dropout);
-  const Var features = norm_(scope, stack_(scope.split(1), x, around));
+  // Embeddings that nothing follows stay in full: they may be another model's context.
+  const Var features = norm_(to_logits_ ? scope : scope.in_full(), stack_(scope.split(1), x, around));
   return to_logits_ ? (*to_logits_)(scope, features) : features;
 }
 

@@ -145,7 +145,10 @@ void SinkhornTransformer::check(const Shape& s, const AttentionContext& around) 
 
 Var SinkhornTransformer::operator()(const Scope& scope, const Var& input, const AttentionContext& around) const {
   check(input.shape(), around);
-  Var x = project_in_ ? (*project_in_)(scope, input) : input;
+  const auto project = [&](const Linear& linear, const Var& from) {
+    return cast(linear(scope, scope.rounded(from)), from.value.dtype());
+  };
+  Var x = project_in_ ? project(*project_in_, input) : input;
   if (config_.reversible) {
     x = run_reversible(scope, x, around);
   } else {
@@ -155,7 +158,7 @@ Var SinkhornTransformer::operator()(const Scope& scope, const Var& input, const 
       x = add(x, blocks_[i].feed_forward(inner.split(1), x));
     }
   }
-  return project_out_ ? (*project_out_)(scope, x) : x;
+  return project_out_ ? project(*project_out_, x) : x;
 }
 
 Var SinkhornTransformer::operator()(const Var& input, const StackCache& cache, const NewTokens& tokens) const {

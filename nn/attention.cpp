@@ -66,7 +66,9 @@ Var SinkhornAttention::heads(const Scope& scope, const Var& q, const Var& kv, co
   const auto attend = o.composed ? composed_attention : bucketed_attention;
   if (seen.causal) {
     const Routing routing = causal_sort_net(scope, q, kv, o.bucket, o.local, o.n_top, o.temperature, masks.queries);
-    return attend(q, kv, routing, {scope.leaf(null_keys), scope.leaf(null_values)}, seen, masks, dropout);
+    return attend(q, kv, routing,
+                  {cast(scope.leaf(null_keys), q.value.dtype()), cast(scope.leaf(null_values), q.value.dtype())}, seen,
+                  masks, dropout);
   }
   const SortOptions sort{seen, o.n_top, o.sortcut, o.temperature, o.sinkhorn_iterations, o.causal};
   if (o.by_top_k || o.causal || o.local == o.heads)
@@ -88,7 +90,7 @@ Var SinkhornAttention::operator()(const Scope& scope, const Var& x, const Attent
   if (!o.cross) require_whole(x.shape()[1], o.key_bucket, "length", "kv_bucket_size");
   check(around, x.shape()[0]);
   const AttentionMasks masks{around.mask, o.cross ? around.context_mask : around.mask};
-  const Var q = queries(scope, x), kv = keys_and_values(scope, o.cross ? around.context : x);
+  const Var q = queries(scope, x), kv = keys_and_values(scope, o.cross ? cast(around.context, x.value.dtype()) : x);
   const Var y = twin ? twin(*this, scope, q, kv, masks) : heads(scope, q, kv, masks);
   scope.observe("heads", y.value);
   return merge(scope, y);

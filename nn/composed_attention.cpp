@@ -125,7 +125,7 @@ struct Sorted {
 Sorted chosen_blocks(const SortingHeads& heads, const Routing& routing, const NullBlock& null) {
   const Shape s = routing.picks.shape();  // (B, h, lists, n)
   const std::int64_t lists = s[2], n = s[3], c = heads.pattern.key_bucket, nulls = heads.pattern.causal ? n : 0;
-  const Var weights = reshape(routing.weights, {heads.groups, lists, n});
+  const Var weights = reshape(cast(routing.weights, heads.k.value.dtype()), {heads.groups, lists, n});
   const Tensor picks = routing.picks.reshape({heads.groups, lists, n});
   auto gathered = [&](const Var& x, const Var& token) {
     Var source = heads.in_key_buckets(x);

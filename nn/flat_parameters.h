@@ -33,9 +33,12 @@ class FlatParameters {
   /// The slice of a flat buffer that belongs to an entry, in its parameter's shape.
   Tensor slice_of(const Tensor& flat, const Entry& entry) const;
   void zero_gradients();
+  /// Keeps a copy of all values in bf16, for mixed precision, and brings it up to date: one pass over the buffer.
+  void round();
 
   Tensor values, gradients;
   Tensor first_moment, second_moment;  // of Adam; 0 at first
+  Tensor rounded;                      // values in bf16; empty without mixed precision
 
  private:
   void adopt();

@@ -6,13 +6,13 @@
 
 namespace sinkhorn {
 
-/// y = x W' + b, W (out, in).
+/// y = x W' + b, W (out, in), in x's type (mixed precision: autograd/ops/matmul.h).
 struct Linear {
   Linear(std::int64_t in, std::int64_t out, bool has_bias, Initializer& init)
       : weight(init.linear({out, in}, in)), bias(has_bias ? init.linear({out}, in, false) : Parameter()) {}
 
   Var operator()(const Scope& scope, const Var& x) const {
-    return linear(x, scope.leaf(weight), bias.value ? scope.leaf(bias) : Var());
+    return linear(x, scope.leaf(weight), bias.value ? scope.leaf(bias) : Var(), weight.rounded);
   }
   template <class See>
   void visit(See&& see) {
@@ -23,12 +23,14 @@ struct Linear {
   Parameter weight, bias;
 };
 
-/// LayerNorm over the last axis, eps 1e-5.
+/// LayerNorm over the last axis, eps 1e-5; written in the type that the scope computes in.
 struct LayerNorm {
   LayerNorm(std::int64_t width, Initializer& init)
       : weight(init.constant({width}, 1)), bias(init.constant({width}, 0)) {}
 
-  Var operator()(const Scope& scope, const Var& x) const { return layer_norm(x, scope.leaf(weight), scope.leaf(bias)); }
+  Var operator()(const Scope& scope, const Var& x) const {
+    return layer_norm(x, scope.leaf(weight), scope.leaf(bias), 1e-5, scope.compute);
+  }
   template <class See>
   void visit(See&& see) {
     see("weight", weight);

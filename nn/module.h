@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -37,6 +38,9 @@ struct Scope {
   Choices* choices = nullptr;  // the reversible chain's memory of discrete choices
   const Observer* observer = nullptr;
   InjectedNoise* injected = nullptr;
+  /// Mixed precision: the type that sublayers compute in (bf16), beside f32 parameters and an f32 residual stream.
+  /// Empty: all is in the parameters' type.
+  std::optional<DType> compute = {};
 
   Var leaf(const Parameter& parameter) const { return tape ? tape.leaf(parameter) : Var(parameter.value); }
   Scope split(std::uint32_t tag) const {
@@ -44,6 +48,14 @@ struct Scope {
     other.rng = rng.split(tag);
     return other;
   }
+  /// The same without mixed precision, for what must not be rounded.
+  Scope in_full() const {
+    Scope other = *this;
+    other.compute.reset();
+    return other;
+  }
+  /// x as sublayers compute with it.
+  Var rounded(const Var& x) const { return compute ? cast(x, *compute) : x; }
   void observe(std::string_view what, const Tensor& value) const {
     if (observer) (*observer)(what, value);
   }
@@ -108,6 +120,7 @@ void move_to(Device device, Module& module) {
   for_each_parameter(module, [&](const std::string&, Parameter& parameter) {
     parameter.value = parameter.value.to(device);
     if (parameter.gradient) parameter.gradient = parameter.gradient.to(device);
+    if (parameter.rounded) parameter.rounded = parameter.rounded.to(device);
   });
 }
 

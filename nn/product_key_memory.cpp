@@ -13,7 +13,10 @@ ProductKeyMemory::ProductKeyMemory(const ProductKeyOptions& options, Initializer
   values.weight.is_memory = true;
 }
 
-Var ProductKeyMemory::operator()(const Scope& scope, const Var& x) const {
+// In the parameters' type even under mixed precision: rounded scores would tie, and pick by rounding.
+Var ProductKeyMemory::operator()(const Scope& mixed, const Var& input) const {
+  const Scope scope = mixed.in_full();
+  const Var x = cast(input, keys.value.dtype());
   const ProductKeyOptions& o = options;
   const Shape shape = x.shape();
   const std::int64_t tokens = shape.product(0, shape.rank() - 1);

@@ -47,7 +47,7 @@ Var CausalSortNet::scores(const Scope& scope, const Var& q, const Var& kv, std::
   const Shape table = linear.value.shape();
   if (n_top + s[2] > table[3])
     fail("sort net: ", s[2], " buckets exceed the ", table[3] - n_top, " of the simple sort net; raise max_seq_len");
-  const Var columns = slice(scope.leaf(linear), 3, 0, n_top + s[2]);
+  const Var columns = slice(cast(scope.leaf(linear), seen.value.dtype()), 3, 0, n_top + s[2]);
   return leaky_relu(matmul(seen, broadcast_to(columns, {s[0], s[1], s[3], n_top + s[2]})));
 }
 
@@ -94,7 +94,7 @@ Var SortNet::scores(const Scope& scope, const Var& q, const Var& kv, const SortO
   if (s[2] != table[3])
     fail("sort net: ", s[2], " buckets, but the simple sort net is made for exactly ", table[3],
          "; pad to max_seq_len");
-  return relu(matmul(seen, broadcast_to(scope.leaf(linear), {s[0], s[1], s[3], table[3]})));
+  return relu(matmul(seen, broadcast_to(cast(scope.leaf(linear), seen.value.dtype()), {s[0], s[1], s[3], table[3]})));
 }
 
 Routing SortNet::route(const Scope& scope, const Var& q, const Var& kv, const SortOptions& o,
@@ -123,16 +123,15 @@ Var SortNet::sorting_matrix(const Scope& scope, const Var& q, const Var& kv, con
                             const AttentionMasks& masks) const {
   const Var raw = scores(scope, q, kv, o, masks, false);
   const Shape s = raw.shape();  // (B, h, N, M)
-  const DType stored = raw.value.dtype(), wide = stored == DType::f64 ? DType::f64 : DType::f32;
-  Var log_scores = log(scale(cast(relu(raw), wide), 1, 1e-6));
-  if (const Tensor noise = scope.split(2).gumbel({s[0] * s[1], s[2], s[3]}, wide))
+  Var log_scores = log(scale(relu(raw), 1, 1e-6));
+  if (const Tensor noise = scope.split(2).gumbel({s[0] * s[1], s[2], s[3]}, raw.value.dtype()))
     log_scores = add(log_scores, noise.reshape(s).to(raw.value.device()));
   const Tensor open = buckets_with_tokens(s[0], kv.shape()[1], o.pattern.key_bucket, masks.keys);
   const Var matrix = sinkhorn(scale(log_scores, 1 / o.temperature),
                               open.reshape({s[0], 1, s[3]}).to(raw.value.device()), o.iterations);
   scope.observe("sorting_matrix", matrix.value);
   const std::int64_t rows = o.sortcut > 0 ? std::min({o.sortcut, s[3], s[2]}) : s[2];
-  return cast(slice(matrix, 2, 0, rows), stored);
+  return cast(slice(matrix, 2, 0, rows), q.value.dtype());
 }
 
 }  // namespace sinkhorn

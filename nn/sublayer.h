@@ -1,5 +1,5 @@
 // What stands around every attention and feed-forward: a norm before it (PreNorm), or a learned scalar behind it
-// (ReZero).
+// (ReZero). What is added to the residual stream has the stream's type, whatever the sublayer computes in.
 #pragma once
 #include <memory>
 #include <optional>
@@ -22,7 +22,8 @@ struct Sublayer {
 
   template <class... More>
   Var operator()(const Scope& scope, const Var& x, const More&... more) const {
-    Var y = norm ? (*fn)(scope, (*norm)(scope, x), more...) : mul((*fn)(scope, x, more...), scope.leaf(g));
+    Var y = cast((*fn)(scope, norm ? (*norm)(scope, x) : scope.rounded(x), more...), x.value.dtype());
+    if (!norm) y = mul(y, scope.leaf(g));
     scope.observe("sublayer", y.value);
     return y;
   }

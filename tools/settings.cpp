@@ -64,6 +64,8 @@ Fields fields(TrainConfig& c) {
       {"resume", &c.resume, flag, "continue from the newest checkpoint in the folder"},
       {"override", &c.override_settings, flag, "resume although training options differ from the checkpoint's"},
       {"device", &c.device, one_of({"auto", "cpu", "cuda"}), "where to compute"},
+      {"precision", &c.precision, one_of({"f32", "tf32", "bf16"}),
+       "of products and attention; parameters, residual stream and statistics stay f32 (tf32: on a GPU, else f32)"},
       {"threads", &c.threads, between(0, 1024), "threads of the CPU backend; 0 takes all cores"},
       {"seed", &c.seed, at_least(0), "the run is a function of the seed, for any number of threads"},
       {"vocabulary", &c.vocabulary, one_of({"char", "byte"}), "tokens are code points, or bytes"},

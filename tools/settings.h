@@ -14,7 +14,7 @@ struct TrainConfig {
   std::string task = "none";
   std::int64_t task_length = 32, task_symbols = 10;
   bool task_shift = false, encoder_decoder = false, resume = false, override_settings = false;
-  std::string device = "auto";
+  std::string device = "auto", precision = "f32";
   std::int64_t threads = 0;  // 0: all cores
   std::int64_t seed = 1;
   std::string vocabulary = "char";

@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "autograd/pool.h"
+#include "cuda/blas.h"
 #include "tools/schedule.h"
 
 namespace sinkhorn {
@@ -33,7 +34,7 @@ SequenceModel& moved(SequenceModel& model, Device device) {
 }
 
 bool all_finite(const Tensor& x) {
-  const Tensor here = x.to(Device::cpu);
+  const Tensor here = x.to(DType::f32).to(Device::cpu);
   const auto numbers = here.span<float>();
   return std::all_of(numbers.begin(), numbers.end(), [](float v) { return std::isfinite(v); });
 }
@@ -61,7 +62,22 @@ Var Trainer::forward(const Scope& scope, const Batch& batch) const {
 }
 
 Scope Trainer::scope_of(std::int64_t micro_step, Tape tape) const {
-  return {.tape = std::move(tape), .rng = noise_.split(std::uint32_t(micro_step)), .training = true};
+  Scope scope = quiet_scope();
+  scope.tape = std::move(tape);
+  scope.rng = noise_.split(std::uint32_t(micro_step));
+  scope.training = true;
+  return scope;
+}
+
+Scope Trainer::quiet_scope() const {
+  Scope scope;
+  if (train_.precision == "bf16") scope.compute = DType::bf16;
+  return scope;
+}
+
+void Trainer::set_precision() {
+  if (device_ == Device::cuda) cuda::allow_tf32(train_.precision == "tf32");
+  if (train_.precision == "bf16") parameters_.round();
 }
 
 double Trainer::add_gradients(const Batch& batch, const Scope& scope) {
@@ -74,6 +90,7 @@ StepResult Trainer::step(const std::function<Batch(std::int64_t)>& batch) {
   const std::int64_t step = steps_done_ + 1;
   *noise_step_.data<std::int32_t>() = std::int32_t(step);
   parameters_.zero_gradients();
+  set_precision();
   StepResult result;
   for (std::int64_t micro = 0; micro < train_.accumulate; ++micro)
     result.loss += add_gradients(batch(micro), scope_of(micro, Tape::record(true))) / double(train_.accumulate);
@@ -95,10 +112,14 @@ StepResult Trainer::step(const std::function<Batch(std::int64_t)>& batch) {
   return result;
 }
 
-double Trainer::evaluate(const Batch& batch) const { return forward(Scope{}, batch).value.item(); }
+double Trainer::evaluate(const Batch& batch) {
+  set_precision();
+  return forward(quiet_scope(), batch).value.item();
+}
 
 Trainer::Cost Trainer::measure(const Batch& batch) {
   using Clock = std::chrono::steady_clock;
+  set_precision();
   Pool& pool = Pool::of(device_);
   pool.reset_peak();
   Cost cost{};
@@ -121,8 +142,8 @@ void Trainer::explain_non_finite(const std::function<Batch(std::int64_t)>& batch
   for (std::int64_t micro = 0; micro < train_.accumulate; ++micro) {
     const Tape tape = Tape::record(true);
     tape.watch([&](std::string_view op, bool backward, const Tensor& value) {
-      if (!first_op.empty() || value.dtype() != DType::f32 || all_finite(value)) return;
-      const Tensor here = value.to(Device::cpu);
+      if (!first_op.empty() || !is_floating(value.dtype()) || all_finite(value)) return;
+      const Tensor here = value.to(DType::f32).to(Device::cpu);
       const auto numbers = here.span<float>();
       const bool masked = std::none_of(numbers.begin(), numbers.end(), [](float v) {
         return std::isnan(v) || v == std::numeric_limits<float>::infinity();

@@ -31,7 +31,7 @@ class Trainer {
   /// parameter.
   StepResult step(const std::function<Batch(std::int64_t micro_step)>& batch);
   /// Loss in nats, without dropout.
-  double evaluate(const Batch& batch) const;
+  double evaluate(const Batch& batch);
   /// Milliseconds and peak pool bytes of forward and backward on a batch; leaves no trace.
   struct Cost {
     double milliseconds;
@@ -53,6 +53,10 @@ class Trainer {
   /// The batch may lie on any device.
   Var forward(const Scope& scope, const Batch& batch) const;
   Scope scope_of(std::int64_t micro_step, Tape tape) const;
+  /// Neither tape nor noise.
+  Scope quiet_scope() const;
+  /// Makes ready to compute in the precision that was asked for: parameters may have changed since.
+  void set_precision();
   /// Forward and backward, gradients added to the flat buffer. Returns the loss.
   double add_gradients(const Batch& batch, const Scope& scope);
   [[noreturn]] void explain_non_finite(const std::function<Batch(std::int64_t)>& batch, double loss);

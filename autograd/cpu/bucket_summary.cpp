@@ -33,7 +33,7 @@ bool is_per_bucket(Summary kind) { return kind == Summary::mean || kind == Summa
 }  // namespace
 
 template <class T>
-void BucketSummary<T>::forward(Cpu, Summary kind, const SummaryShape& s, const T* x, const bool* mask, T* y) {
+void BucketSummary<T>::forward(Cpu, Summary kind, const SummaryShape& s, const T* x, const bool* mask, Real<T>* y) {
   each_head(s, mask, [=](std::int64_t item, auto row, auto is_real) {
     std::vector<double> total(s.width), summary(s.width);
     std::int64_t count = 0;
@@ -55,9 +55,9 @@ void BucketSummary<T>::forward(Cpu, Summary kind, const SummaryShape& s, const T
       if ((kind == Summary::mean_at_first && first) || (kind == Summary::sum_of_means && real) ||
           (is_per_bucket(kind) && last))
         for (std::int64_t e = 0; e < s.width; ++e) summary[e] += total[e] * share;
-      T* out = y + (item * s.buckets() + slot / s.bucket) * s.width;
+      Real<T>* out = y + (item * s.buckets() + slot / s.bucket) * s.width;
       if (last)
-        for (std::int64_t e = 0; e < s.width; ++e) out[e] = T(Real<T>(summary[e]));
+        for (std::int64_t e = 0; e < s.width; ++e) out[e] = Real<T>(summary[e]);
     }
   });
 }
@@ -66,16 +66,16 @@ namespace {
 
 // The gradient of a bucket's mean or sum goes to its real tokens in equal parts.
 template <class T>
-void spread(Summary kind, const SummaryShape& s, const T* dy, const bool* mask, T* dx) {
+void spread(Summary kind, const SummaryShape& s, const Real<T>* dy, const bool* mask, T* dx) {
   each_head(s, mask, [=](std::int64_t item, auto row, auto is_real) {
     for (std::int64_t begin = 0; begin < s.length; begin += s.bucket) {
-      const T* d_summary = dy + (item * s.buckets() + begin / s.bucket) * s.width;
+      const Real<T>* d_summary = dy + (item * s.buckets() + begin / s.bucket) * s.width;
       std::int64_t count = 0;
       for (std::int64_t slot = begin; slot < begin + s.bucket; ++slot) count += is_real(slot);
       const double share = kind == Summary::sum ? 1 : 1.0 / double(std::max<std::int64_t>(count, 1));
       for (std::int64_t slot = begin; slot < begin + s.bucket; ++slot)
         for (std::int64_t e = 0; is_real(slot) && e < s.width; ++e)
-          dx[row(slot) + e] = T(Real<T>(Real<T>(d_summary[e]) * share));
+          dx[row(slot) + e] = T(Real<T>(d_summary[e] * share));
     }
   });
 }
@@ -83,7 +83,7 @@ void spread(Summary kind, const SummaryShape& s, const T* dy, const bool* mask, 
 }  // namespace
 
 template <class T>
-void BucketSummary<T>::backward(Cpu, Summary kind, const SummaryShape& s, const T* dy, const bool* mask, T* dx) {
+void BucketSummary<T>::backward(Cpu, Summary kind, const SummaryShape& s, const Real<T>* dy, const bool* mask, T* dx) {
   if (is_per_bucket(kind)) return spread(kind, s, dy, mask, dx);
   each_head(s, mask, [=](std::int64_t item, auto row, auto is_real) {
     std::int64_t count = 0;
@@ -91,11 +91,11 @@ void BucketSummary<T>::backward(Cpu, Summary kind, const SummaryShape& s, const 
     std::vector<double> flow(s.width);  // sum_{t >= slot} dm_t / max(1, c_t)
     for (std::int64_t slot = s.length - 1; slot >= 0; --slot) {
       const bool real = is_real(slot), first = slot % s.bucket == 0;
-      const T* d_summary = dy + (item * s.buckets() + slot / s.bucket) * s.width;
+      const Real<T>* d_summary = dy + (item * s.buckets() + slot / s.bucket) * s.width;
       T* out = dx + row(slot);
       const double share = 1.0 / double(std::max<std::int64_t>(count, 1));
       if ((kind == Summary::mean_at_first && first) || (kind == Summary::sum_of_means && real))
-        for (std::int64_t e = 0; e < s.width; ++e) flow[e] += Real<T>(d_summary[e]) * share;
+        for (std::int64_t e = 0; e < s.width; ++e) flow[e] += d_summary[e] * share;
       if (real) {
         --count;
         if (kind != Summary::value_at_first)

@@ -120,12 +120,12 @@ class Head {
     store(dq, d.q, s_.length, 1, 0);
     store(dk, d.kv, s_.key_length, 2, 0);
     store(dv, d.kv, s_.key_length, 2, 1);
-    for (std::int64_t i = 0; i < choices; ++i) d.weights[first_choice + i] = T(dw[i]);
+    for (std::int64_t i = 0; i < choices; ++i) d.weights[first_choice + i] = dw[i];
   }
 
  private:
   R scale() const { return 1 / std::sqrt(R(d_)); }
-  R weight(std::size_t c) const { return blocks_[c].choice < 0 ? R(1) : R(in_.weights[blocks_[c].choice]); }
+  R weight(std::size_t c) const { return blocks_[c].choice < 0 ? R(1) : in_.weights[blocks_[c].choice]; }
 
   // The token in a slot of this head, as an index into (B, length).
   std::int64_t token(std::int64_t slot, std::int64_t length) const {

@@ -65,7 +65,8 @@ void blas_gemv(bool tb, int n, int k, double alpha, const double* x, int step, c
 #endif
 
 // A (rows, columns) matrix of bf16 as compact f32.
-std::vector<float> widened(const bf16* x, std::int64_t rows, std::int64_t columns, std::int64_t distance) {
+template <class T>
+std::vector<float> widened(const T* x, std::int64_t rows, std::int64_t columns, std::int64_t distance) {
   std::vector<float> wide;
   wide.reserve(std::size_t(rows * columns));
   for (std::int64_t r = 0; r < rows; ++r) wide.insert(wide.end(), x + r * distance, x + r * distance + columns);
@@ -105,9 +106,9 @@ void gemm_plain(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t
   }
 }
 
-template <class T>
+template <class T, class C>
 void gemm_serial(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k, Real<T> alpha,
-                 const T* a, std::int64_t lda, const T* b, std::int64_t ldb, Real<T> beta, T* c, std::int64_t ldc) {
+                 const T* a, std::int64_t lda, const T* b, std::int64_t ldb, Real<T> beta, C* c, std::int64_t ldc) {
   if (m == 0 || n == 0) return;
   if constexpr (std::is_same_v<T, bf16>) {
     const std::int64_t a_columns = transpose_a ? m : k, b_columns = transpose_b ? k : n;
@@ -123,7 +124,7 @@ void gemm_serial(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_
       static const bool ready = (set_up_blas(), true);
       (void)ready;
       if (m == 1) {                              // a single row, as in decoding: gemm would spend its time on packing B
-        if (beta == 0) std::fill_n(c, n, T(0));  // some versions multiply what is there by 0, even a NaN
+        if (beta == 0) std::fill_n(c, n, C(0));  // some versions multiply what is there by 0, even a NaN
         return blas_gemv(transpose_b, narrow(n), narrow(k), alpha, a, narrow(transpose_a ? lda : 1), b, narrow(ldb),
                          beta, c);
       }
@@ -141,6 +142,8 @@ template void gemm_serial(bool, bool, std::int64_t, std::int64_t, std::int64_t, 
                           const double*, std::int64_t, double, double*, std::int64_t);
 template void gemm_serial(bool, bool, std::int64_t, std::int64_t, std::int64_t, float, const bf16*, std::int64_t,
                           const bf16*, std::int64_t, float, bf16*, std::int64_t);
+template void gemm_serial(bool, bool, std::int64_t, std::int64_t, std::int64_t, float, const bf16*, std::int64_t,
+                          const bf16*, std::int64_t, float, float*, std::int64_t);
 template void gemm_plain(bool, bool, std::int64_t, std::int64_t, std::int64_t, float, const float*, std::int64_t,
                          const float*, std::int64_t, float, float*, std::int64_t);
 template void gemm_plain(bool, bool, std::int64_t, std::int64_t, std::int64_t, double, const double*, std::int64_t,

@@ -10,10 +10,10 @@ namespace sinkhorn::cpu {
 
 /// On the calling thread, for kernels that are themselves cut into chunks. op(A) is (m, k), op(B) is (k, n), C is (m,
 /// n); lda, ldb, ldc are the distances of rows as stored. With beta = 0, C is written without being read. Through CBLAS
-/// if the build has it, else gemm_plain; bf16 through f32.
-template <class T>
+/// if the build has it, else gemm_plain; bf16 through f32. C is T, or f32 where T is bf16.
+template <class T, class C>
 void gemm_serial(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k, Real<T> alpha,
-                 const T* a, std::int64_t lda, const T* b, std::int64_t ldb, Real<T> beta, T* c, std::int64_t ldc);
+                 const T* a, std::int64_t lda, const T* b, std::int64_t ldb, Real<T> beta, C* c, std::int64_t ldc);
 
 /// The same as a blocked loop; T is float or double.
 template <class T>
@@ -42,9 +42,9 @@ void for_each_block(std::int64_t m, std::int64_t n, std::int64_t k, Body body) {
 }
 
 /// On all threads.
-template <class T>
+template <class T, class C>
 void gemm(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k, Real<T> alpha, const T* a,
-          std::int64_t lda, const T* b, std::int64_t ldb, Real<T> beta, T* c, std::int64_t ldc) {
+          std::int64_t lda, const T* b, std::int64_t ldb, Real<T> beta, C* c, std::int64_t ldc) {
   for_each_block(m, n, k, [=](std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns) {
     gemm_serial(transpose_a, transpose_b, rows, columns, k, alpha, a + row * (transpose_a ? 1 : lda), lda,
                 b + column * (transpose_b ? ldb : 1), ldb, beta, c + row * ldc + column, ldc);

@@ -6,14 +6,14 @@
 
 namespace sinkhorn::kernels {
 
-template <class T>
-void LayerNorm<T>::forward(Cpu, std::int64_t rows, std::int64_t width, Real<T> eps, const T* x, const T* gamma,
-                           const T* beta, T* y, Real<T>* mean, Real<T>* rstd) {
+template <class T, class Y>
+void LayerNorm<T, Y>::forward(Cpu, std::int64_t rows, std::int64_t width, Real<T> eps, const T* x, const T* gamma,
+                              const T* beta, Y* y, Real<T>* mean, Real<T>* rstd) {
   using R = Real<T>;
   parallel_for(rows, grain_for(width), [=](std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end; ++r) {
       const T* row = x + r * width;
-      T* out = y + r * width;
+      Y* out = y + r * width;
       const R m = cpu::row_sum<R>(width, [=](std::int64_t i) { return R(row[i]); }) / R(width);
       const R variance =
           cpu::row_sum<R>(width, [=](std::int64_t i) { return (R(row[i]) - m) * (R(row[i]) - m); }) / R(width);
@@ -25,14 +25,15 @@ void LayerNorm<T>::forward(Cpu, std::int64_t rows, std::int64_t width, Real<T> e
   });
 }
 
-template <class T>
-void LayerNorm<T>::backward(Cpu, std::int64_t rows, std::int64_t width, const T* x, const T* gamma, const Real<T>* mean,
-                            const Real<T>* rstd, const T* dy, T* dx, T* dgamma, T* dbeta) {
+template <class T, class Y>
+void LayerNorm<T, Y>::backward(Cpu, std::int64_t rows, std::int64_t width, const T* x, const T* gamma,
+                               const Real<T>* mean, const Real<T>* rstd, const Y* dy, T* dx, T* dgamma, T* dbeta) {
   using R = Real<T>;
   const Tensor sums({2, width}, dtype_of<R>);
   cpu::sum_over_rows(rows, 2 * width, 2 * width, sums.data<R>(), [=](std::int64_t begin, std::int64_t end, R* partial) {
     for (std::int64_t r = begin; r < end; ++r) {
-      const T *row = x + r * width, *flow = dy + r * width;
+      const T* row = x + r * width;
+      const Y* flow = dy + r * width;
       T* out = dx + r * width;
       const R m = mean[r], s = rstd[r];
       auto g = [=](std::int64_t i) { return R(gamma[i]) * R(flow[i]); };
@@ -48,8 +49,9 @@ void LayerNorm<T>::backward(Cpu, std::int64_t rows, std::int64_t width, const T*
   std::copy_n(sums.data<R>() + width, width, dbeta);
 }
 
-template struct LayerNorm<float>;
-template struct LayerNorm<double>;
-template struct LayerNorm<bf16>;
+template struct LayerNorm<float, float>;
+template struct LayerNorm<double, double>;
+template struct LayerNorm<bf16, bf16>;
+template struct LayerNorm<float, bf16>;
 
 }  // namespace sinkhorn::kernels

@@ -18,9 +18,10 @@ Output BucketSummary::forward(Saved& save, Inputs in) const {
   const kernels::SummaryShape s = summary_shape(x.shape());
   if (mask && mask.shape() != Shape{s.batch, s.length})
     fail("bucket_summary: expected a mask (B, T) = ", Shape{s.batch, s.length}, ", got ", mask.shape());
-  Tensor y = x.like({s.batch, s.sorting(), s.buckets(), s.width});
+  Tensor y({s.batch, s.sorting(), s.buckets(), s.width}, wide(x.dtype()), x.device());
   dispatch(x, [&]<class T>(auto space) {
-    kernels::BucketSummary<T>::forward(space, kind, s, x.data<T>(), mask ? mask.data<bool>() : nullptr, y.data<T>());
+    kernels::BucketSummary<T>::forward(space, kind, s, x.data<T>(), mask ? mask.data<bool>() : nullptr,
+                                       y.data<Real<T>>());
   });
   save.tensors = {x, mask};
   return y;
@@ -30,7 +31,7 @@ Tensors BucketSummary::backward(const Saved& saved, const Tensor& dy) const {
   const Tensor &x = saved.tensors[0], &mask = saved.tensors[1];
   Tensor dx = Tensor::zeros(x.shape(), x.dtype(), x.device());
   dispatch(x, [&]<class T>(auto space) {
-    kernels::BucketSummary<T>::backward(space, kind, summary_shape(x.shape()), dy.data<T>(),
+    kernels::BucketSummary<T>::backward(space, kind, summary_shape(x.shape()), dy.data<Real<T>>(),
                                         mask ? mask.data<bool>() : nullptr, dx.data<T>());
   });
   return {dx, {}};

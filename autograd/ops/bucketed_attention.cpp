@@ -56,7 +56,7 @@ typename kernels::BucketedAttention<T>::Arguments arguments(const ops::BucketedA
   return {attention_shape(in, op.pattern),
           in[kQ].data<T>(),
           in[kKv].data<T>(),
-          in[kWeights].data<T>(),
+          in[kWeights].data<Real<T>>(),
           in[kPicks].data<std::int32_t>(),
           values(kNullKeys),
           values(kNullValues),
@@ -114,7 +114,7 @@ Tensors BucketedAttention::backward(const Saved& saved, const Tensor& dy) const 
   dispatch(dy, [&]<class T>(auto space) {
     kernels::BucketedAttention<T>::backward(space, arguments<T>(*this, in), saved.tensors.back().data<Real<T>>(),
                                             dy.data<T>(),
-                                            {flows[kQ].data<T>(), flows[kKv].data<T>(), flows[kWeights].data<T>(),
+                                            {flows[kQ].data<T>(), flows[kKv].data<T>(), flows[kWeights].data<Real<T>>(),
                                              flows[kNullKeys] ? flows[kNullKeys].data<T>() : nullptr,
                                              flows[kNullValues] ? flows[kNullValues].data<T>() : nullptr});
   });

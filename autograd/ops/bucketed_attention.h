@@ -37,7 +37,7 @@ struct BucketedAttention {
   struct Arguments {
     AttentionShape shape;
     const T *q, *kv;
-    const T* weights;                  // (B, h, lists, n)
+    const Real<T>* weights;            // (B, h, lists, n)
     const std::int32_t* picks;         // (B, h, lists, n): -1 nothing, j < nulls a null, nulls + j key bucket j
     const T *null_keys, *null_values;  // (h, 1, d); null where there are no null blocks
     const bool *mask, *key_mask;       // (B, T) and (B, S), true = real; null: all real
@@ -45,7 +45,9 @@ struct BucketedAttention {
     RandomBits local_bits, sorting_bits;  // element ((g * N + u) * b + i) * J + j of the probabilities (G, N, b, J)
   };
   struct Flows {
-    T *q, *kv, *weights, *null_keys, *null_values;
+    T *q, *kv;
+    Real<T>* weights;
+    T *null_keys, *null_values;
   };
   static void forward(Cpu, const Arguments& in, T* y, Real<T>* log_sum_exp);
   static void forward(Cuda, const Arguments& in, T* y, Real<T>* log_sum_exp);
@@ -57,7 +59,8 @@ struct BucketedAttention {
 
 namespace ops {
 
-/// Inputs q (B, T, H, d), kv (B, S, 2, H, d), weights (B, h, lists, n), null_keys and null_values (h, 1, d) or none,
+/// Inputs q (B, T, H, d), kv (B, S, 2, H, d), weights (B, h, lists, n) in f32 or
+/// better, null_keys and null_values (h, 1, d) or none,
 /// picks (B, h, lists, n) i32, optional masks (B, T) and (B, S) bool. Output (B, T, H, d); others: log-sum-exp (B, H,
 /// T) in f32 or better, slots in rotated order. With S = w * q k' / sqrt(d) over the allowed keys:
 ///   P = softmax(S),  y = (P * w) v

@@ -2,6 +2,18 @@
 
 namespace sinkhorn {
 namespace ops {
+namespace {
+
+/// Calls use.operator()<T, Y>(space): x in T, the result in Y.
+template <class Use>
+void dispatch_stored(const Tensor& x, DType stored, Use use) {
+  dispatch(x, [&]<class T>(auto space) {
+    if (stored == dtype_of<T>) return use.template operator()<T, T>(space);
+    if constexpr (std::is_same_v<T, float>) use.template operator()<T, bf16>(space);
+  });
+}
+
+}  // namespace
 
 Output LayerNorm::forward(Saved& save, Inputs in) const {
   const Tensor &x = in[0], &gamma = in[1], &beta = in[2];
@@ -11,14 +23,17 @@ Output LayerNorm::forward(Saved& save, Inputs in) const {
     if (affine->shape() != Shape{width} || affine->dtype() != x.dtype())
       fail("layer_norm: gamma and beta of x ", x.shape(), " ", x.dtype(), " must be ", Shape{width}, " ", x.dtype(),
            ", got ", affine->shape(), " ", affine->dtype());
-  const Tensor y = x.like();
+  const DType as = stored.value_or(x.dtype());
+  if (as != x.dtype() && !(x.dtype() == DType::f32 && as == DType::bf16))
+    fail("layer_norm: a result in ", as, " of x in ", x.dtype(), "; it can be x's type, or bf16 of f32");
+  const Tensor y(x.shape(), as, x.device());
   Tensor mean, rstd;
-  dispatch(x, [&]<class T>(auto space) {
+  dispatch_stored(x, as, [&]<class T, class Y>(auto space) {
     using R = Real<T>;
     mean = Tensor({rows}, dtype_of<R>, x.device());
     rstd = mean.like();
-    kernels::LayerNorm<T>::forward(space, rows, width, R(eps), x.data<T>(), gamma.data<T>(), beta.data<T>(),
-                                   y.data<T>(), mean.data<R>(), rstd.data<R>());
+    kernels::LayerNorm<T, Y>::forward(space, rows, width, R(eps), x.data<T>(), gamma.data<T>(), beta.data<T>(),
+                                      y.data<Y>(), mean.data<R>(), rstd.data<R>());
   });
   save.tensors = {x, gamma, mean, rstd};
   return y;
@@ -27,10 +42,10 @@ Output LayerNorm::forward(Saved& save, Inputs in) const {
 Tensors LayerNorm::backward(const Saved& saved, const Tensor& dy) const {
   const Tensor &x = saved.tensors[0], &gamma = saved.tensors[1], &mean = saved.tensors[2], &rstd = saved.tensors[3];
   const Tensor dx = x.like(), dgamma = gamma.like(), dbeta = gamma.like();
-  dispatch(x, [&]<class T>(auto space) {
+  dispatch_stored(x, dy.dtype(), [&]<class T, class Y>(auto space) {
     using R = Real<T>;
-    kernels::LayerNorm<T>::backward(space, mean.count(), gamma.count(), x.data<T>(), gamma.data<T>(), mean.data<R>(),
-                                    rstd.data<R>(), dy.data<T>(), dx.data<T>(), dgamma.data<T>(), dbeta.data<T>());
+    kernels::LayerNorm<T, Y>::backward(space, mean.count(), gamma.count(), x.data<T>(), gamma.data<T>(), mean.data<R>(),
+                                       rstd.data<R>(), dy.data<Y>(), dx.data<T>(), dgamma.data<T>(), dbeta.data<T>());
   });
   return {dx, dgamma, dbeta};
 }
@@ -39,14 +54,15 @@ std::vector<Case<LayerNorm>> LayerNorm::cases() {
   auto inputs = [](Shape x) {
     return [=](Draw& draw) { return Tensors{draw.uniform(x), draw.uniform({x[-1]}), draw.uniform({x[-1]})}; };
   };
-  return {{"rows", {}, inputs({4, 5})},    {"deep", {}, inputs({2, 3, 4})},    {"one row", {}, inputs({1, 6})},
-          {"no rows", {}, inputs({0, 3})}, {"many rows", {}, inputs({70, 3})}, {"large eps", {0.5}, inputs({3, 4})}};
+  return {{"rows", {}, inputs({4, 5})},       {"deep", {}, inputs({2, 3, 4})},
+          {"one row", {}, inputs({1, 6})},    {"no rows", {}, inputs({0, 3})},
+          {"many rows", {}, inputs({70, 3})}, {"large eps", {0.5, {}}, inputs({3, 4})}};
 }
 
 }  // namespace ops
 
-Var layer_norm(const Var& x, const Var& gamma, const Var& beta, double eps) {
-  return apply(ops::LayerNorm{eps}, {x, gamma, beta});
+Var layer_norm(const Var& x, const Var& gamma, const Var& beta, double eps, std::optional<DType> stored) {
+  return apply(ops::LayerNorm{eps, stored}, {x, gamma, beta});
 }
 
 }  // namespace sinkhorn

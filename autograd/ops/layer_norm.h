@@ -1,21 +1,24 @@
 // Layer normalisation along the last axis (Ba et al. 2016).
 #pragma once
+#include <optional>
+
 #include "autograd/tape.h"
 
 namespace sinkhorn {
 namespace kernels {
 
-template <class T>
+/// The result in Y: T, or bf16 where T is f32.
+template <class T, class Y>
 struct LayerNorm {
   /// x, y (rows, width); mean and the reciprocal of the deviation, rstd, per row.
   static void forward(Cpu, std::int64_t rows, std::int64_t width, Real<T> eps, const T* x, const T* gamma,
-                      const T* beta, T* y, Real<T>* mean, Real<T>* rstd);
+                      const T* beta, Y* y, Real<T>* mean, Real<T>* rstd);
   static void forward(Cuda, std::int64_t rows, std::int64_t width, Real<T> eps, const T* x, const T* gamma,
-                      const T* beta, T* y, Real<T>* mean, Real<T>* rstd);
+                      const T* beta, Y* y, Real<T>* mean, Real<T>* rstd);
   static void backward(Cpu, std::int64_t rows, std::int64_t width, const T* x, const T* gamma, const Real<T>* mean,
-                       const Real<T>* rstd, const T* dy, T* dx, T* dgamma, T* dbeta);
+                       const Real<T>* rstd, const Y* dy, T* dx, T* dgamma, T* dbeta);
   static void backward(Cuda, std::int64_t rows, std::int64_t width, const T* x, const T* gamma, const Real<T>* mean,
-                       const Real<T>* rstd, const T* dy, T* dx, T* dgamma, T* dbeta);
+                       const Real<T>* rstd, const Y* dy, T* dx, T* dgamma, T* dbeta);
 };
 
 }  // namespace kernels
@@ -31,12 +34,13 @@ struct LayerNorm {
   static std::vector<Case<LayerNorm>> cases();
 
   double eps = 1e-5;
+  std::optional<DType> stored = {};  // of y, if not x's: bf16 for an f32 x, in the same pass
 };
 
 }  // namespace ops
 
-/// x (..., width), gamma and beta (width) -> the shape of x. Statistics in f32 or better. An Error if extents or dtypes
-/// differ.
-Var layer_norm(const Var& x, const Var& gamma, const Var& beta, double eps = 1e-5);
+/// x (..., width), gamma and beta (width) -> the shape of x, in its dtype or as `stored` (bf16, for an f32 x).
+/// Statistics in f32 or better. An Error if extents or dtypes differ.
+Var layer_norm(const Var& x, const Var& gamma, const Var& beta, double eps = 1e-5, std::optional<DType> stored = {});
 
 }  // namespace sinkhorn

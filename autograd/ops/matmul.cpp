@@ -96,8 +96,26 @@ std::vector<Case<Matmul>> Matmul::cases() {
           {"lhs constant", {false, true}, inputs({2, 3, 4}, {2, 5, 4}), {0}}};
 }
 
+namespace {
+
+/// Calls use.operator()<T, P>(space): activations in T, parameters in P.
+template <class Use>
+void dispatch_mixed(const Tensor& activation, DType parameters, Use use) {
+  dispatch(activation, [&]<class T>(auto space) {
+    if (parameters == dtype_of<T>) return use.template operator()<T, T>(space);
+    if constexpr (std::is_same_v<T, bf16>) use.template operator()<T, float>(space);
+  });
+}
+
+template <class T>
+T* data_or_null(const Tensor& t) {
+  return t ? t.data<T>() : nullptr;
+}
+
+}  // namespace
+
 Output Linear::forward(Saved& save, Inputs in) const {
-  const Tensor &x = in[0], &weight = in[1], &bias = in[2];
+  const Tensor &x = in[0], &weight = in[1], &bias = in[2], &given = in[3];
   if (x.shape().rank() < 1 || weight.shape().rank() != 2)
     fail("linear: needs x (..., in) and weight (out, in), got ", x.shape(), " and ", weight.shape());
   const std::int64_t out = weight.shape()[0], width = weight.shape()[1];
@@ -105,37 +123,42 @@ Output Linear::forward(Saved& save, Inputs in) const {
     fail("linear: x ", x.shape(), " has ", x.shape()[-1], " columns, weight ", weight.shape(), " takes ", width);
   if (bias && bias.shape() != Shape{out})
     fail("linear: bias ", bias.shape(), " does not fit weight ", weight.shape(), "; expected ", Shape{out});
-  if (x.dtype() != weight.dtype() || (bias && bias.dtype() != x.dtype()))
+  const bool mixed = x.dtype() == DType::bf16 && weight.dtype() == DType::f32;
+  if ((x.dtype() != weight.dtype() && !mixed) || (bias && bias.dtype() != weight.dtype()))
     fail("linear: dtypes differ: x ", x.dtype(), ", weight ", weight.dtype(), ", bias ",
-         bias ? bias.dtype() : x.dtype());
+         bias ? bias.dtype() : weight.dtype());
+  if (given && (given.shape() != weight.shape() || given.dtype() != x.dtype()))
+    fail("linear: the rounded weight is ", given.dtype(), " ", given.shape(), ", expected ", x.dtype(), " ",
+         weight.shape());
+  const Tensor rounded = !mixed ? weight : given ? given : weight.to(x.dtype());
   const Tensor y = x.like(x.shape().with(-1, out));
-  dispatch(x, [&]<class T>(auto space) {
-    kernels::Linear<T>::forward(space, x.shape().product(0, x.shape().rank() - 1), width, out, x.data<T>(),
-                                weight.data<T>(), bias ? bias.data<T>() : nullptr, y.data<T>());
+  dispatch_mixed(x, weight.dtype(), [&]<class T, class P>(auto space) {
+    kernels::Linear<T, P>::forward(space, x.shape().product(0, x.shape().rank() - 1), width, out, x.data<T>(),
+                                   rounded.data<T>(), data_or_null<P>(bias), y.data<T>());
   });
-  save.tensors = {save.wants[1] ? x : Tensor(), weight};
+  save.tensors = {save.wants[1] ? x : Tensor(), weight, rounded};
   return y;
 }
 
 Tensors Linear::backward(const Saved& saved, const Tensor& dy) const {
-  const Tensor &x = saved.tensors[0], &weight = saved.tensors[1];
+  const Tensor &x = saved.tensors[0], &weight = saved.tensors[1], &rounded = saved.tensors[2];
   const std::int64_t out = weight.shape()[0], width = weight.shape()[1];
   Tensor dx, dweight, dbias;
   if (saved.wants[0]) dx = dy.like(dy.shape().with(-1, width));
   if (saved.wants[1]) dweight = weight.like();
-  if (saved.wants[2]) dbias = dy.like({out});
-  dispatch(dy, [&]<class T>(auto space) {
-    auto data = [](const Tensor& t) { return t ? t.data<T>() : nullptr; };
-    kernels::Linear<T>::backward(space, dy.shape().product(0, dy.shape().rank() - 1), width, out, data(x),
-                                 weight.data<T>(), dy.data<T>(), data(dx), data(dweight), data(dbias));
+  if (saved.wants[2]) dbias = weight.like({out});
+  dispatch_mixed(dy, weight.dtype(), [&]<class T, class P>(auto space) {
+    kernels::Linear<T, P>::backward(space, dy.shape().product(0, dy.shape().rank() - 1), width, out, data_or_null<T>(x),
+                                    rounded.data<T>(), dy.data<T>(), data_or_null<T>(dx), data_or_null<P>(dweight),
+                                    data_or_null<P>(dbias));
   });
-  return {dx, dweight, dbias};
+  return {dx, dweight, dbias, {}};
 }
 
 std::vector<Case<Linear>> Linear::cases() {
   auto inputs = [](Shape x, std::int64_t out, bool bias) {
     return [=](Draw& draw) {
-      return Tensors{draw.uniform(x), draw.uniform({out, x[-1]}), bias ? draw.uniform({out}) : Tensor()};
+      return Tensors{draw.uniform(x), draw.uniform({out, x[-1]}), bias ? draw.uniform({out}) : Tensor(), {}};
     };
   };
   return {{"matrix", {}, inputs({5, 3}, 4, true)},  {"no bias", {}, inputs({2, 3, 4}, 2, false)},
@@ -149,6 +172,8 @@ Var matmul(const Var& a, const Var& b, bool transpose_a, bool transpose_b) {
   return apply(ops::Matmul{transpose_a, transpose_b}, {a, b});
 }
 
-Var linear(const Var& x, const Var& weight, const Var& bias) { return apply(ops::Linear{}, {x, weight, bias}); }
+Var linear(const Var& x, const Var& weight, const Var& bias, const Tensor& rounded) {
+  return apply(ops::Linear{}, {x, weight, bias, rounded});
+}
 
 }  // namespace sinkhorn

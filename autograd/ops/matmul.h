@@ -19,18 +19,19 @@ struct Matmul {
   static void forward(Cuda, const Products& products, const T* a, const T* b, T* c);
 };
 
-template <class T>
+/// Activations in T; parameters and their gradients in P, which is T, or f32 where T is bf16.
+template <class T, class P>
 struct Linear {
-  /// y (rows, out) = x (rows, in) weight^T + bias; no bias if null.
+  /// y (rows, out) = x (rows, in) weight^T + bias; no bias if null. The weight is rounded to T already.
   static void forward(Cpu, std::int64_t rows, std::int64_t in, std::int64_t out, const T* x, const T* weight,
-                      const T* bias, T* y);
+                      const P* bias, T* y);
   static void forward(Cuda, std::int64_t rows, std::int64_t in, std::int64_t out, const T* x, const T* weight,
-                      const T* bias, T* y);
+                      const P* bias, T* y);
   /// Each of dx, dweight, dbias only if not null.
   static void backward(Cpu, std::int64_t rows, std::int64_t in, std::int64_t out, const T* x, const T* weight,
-                       const T* dy, T* dx, T* dweight, T* dbias);
+                       const T* dy, T* dx, P* dweight, P* dbias);
   static void backward(Cuda, std::int64_t rows, std::int64_t in, std::int64_t out, const T* x, const T* weight,
-                       const T* dy, T* dx, T* dweight, T* dbias);
+                       const T* dy, T* dx, P* dweight, P* dbias);
 };
 
 }  // namespace kernels
@@ -48,6 +49,8 @@ struct Matmul {
 };
 
 /// y = x W^T + b; the third input may be empty.      dx = dy W,  dW = dy^T x,  db = sum of dy over rows
+/// Mixed precision: with x in bf16, W and b may be f32 master parameters. The product takes W rounded to bf16, which
+/// the fourth input holds already or is made of it here; dW and db stay f32.
 struct Linear {
   static constexpr std::string_view name = "linear";
   Output forward(Saved& save, Inputs in) const;
@@ -61,7 +64,8 @@ struct Linear {
 /// axes are equal, or b is one matrix for all. An Error if extents or dtypes differ otherwise.
 Var matmul(const Var& a, const Var& b, bool transpose_a = false, bool transpose_b = false);
 
-/// x (..., in), weight (out, in), bias (out) or nothing -> (..., out). An Error if extents or dtypes differ.
-Var linear(const Var& x, const Var& weight, const Var& bias = {});
+/// x (..., in), weight (out, in), bias (out) or nothing -> (..., out) in x's dtype. The parameters have that dtype, or
+/// f32 where x is bf16; `rounded` is then the weight in bf16, if there is a copy. An Error if extents or dtypes differ.
+Var linear(const Var& x, const Var& weight, const Var& bias = {}, const Tensor& rounded = {});
 
 }  // namespace sinkhorn

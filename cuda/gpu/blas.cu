@@ -19,6 +19,11 @@ class Blas {
     static const Blas one;
     return one.handle_;
   }
+  static void allow_tf32(bool allowed) {
+    constexpr unsigned sums = CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;  // none in bf16
+    const unsigned products = allowed ? CUBLAS_TF32_TENSOR_OP_MATH : CUBLAS_DEFAULT_MATH;
+    check_blas("cuBLAS", cublasSetMathMode(handle(), cublasMath_t(products | sums)));
+  }
 
  private:
   Blas() : workspace_(workspace({kBytes}, DType::boolean)) {
@@ -50,21 +55,21 @@ constexpr cublasComputeType_t compute_in = std::is_same_v<T, double> ? CUBLAS_CO
 // same distance between lines. So it is asked for C' = op(B)' op(A)': the operands change places, m and n with them,
 // and what comes out, written column by column, is C row by row. Whether an operand is transposed stays as it is,
 // because both sides of "transposed" were turned.
-template <class T>
+template <class T, class C>
 void gemm(std::string_view op, std::int64_t batch, std::int64_t m, std::int64_t n, std::int64_t k, bool transpose_a,
-          bool transpose_b, const T* a, std::int64_t a_step, const T* b, std::int64_t b_step, Real<T> beta, T* c,
+          bool transpose_b, const T* a, std::int64_t a_step, const T* b, std::int64_t b_step, Real<T> beta, C* c,
           std::int64_t c_step) {
   if (batch == 0 || m == 0 || n == 0) return;
   if (k == 0) {
     if (beta != 0) return;
-    for (std::int64_t i = 0; i < batch; ++i) clear(c + i * c_step, std::size_t(m * n) * sizeof(T));
+    for (std::int64_t i = 0; i < batch; ++i) clear(c + i * c_step, std::size_t(m * n) * sizeof(C));
     return;
   }
   const Real<T> one = 1;
   const auto flag = [](bool transpose) { return transpose ? CUBLAS_OP_T : CUBLAS_OP_N; };
   check_blas(op, cublasGemmStridedBatchedEx_64(Blas::handle(), flag(transpose_b), flag(transpose_a), n, m, k, &one, b,
                                                type_of<T>, transpose_b ? k : n, b_step, a, type_of<T>,
-                                               transpose_a ? m : k, a_step, &beta, c, type_of<T>, n, c_step, batch,
+                                               transpose_a ? m : k, a_step, &beta, c, type_of<C>, n, c_step, batch,
                                                compute_in<T>, CUBLAS_GEMM_DEFAULT));
 }
 
@@ -74,5 +79,9 @@ template void gemm(std::string_view, std::int64_t, std::int64_t, std::int64_t, s
                    std::int64_t, const double*, std::int64_t, double, double*, std::int64_t);
 template void gemm(std::string_view, std::int64_t, std::int64_t, std::int64_t, std::int64_t, bool, bool, const bf16*,
                    std::int64_t, const bf16*, std::int64_t, float, bf16*, std::int64_t);
+template void gemm(std::string_view, std::int64_t, std::int64_t, std::int64_t, std::int64_t, bool, bool, const bf16*,
+                   std::int64_t, const bf16*, std::int64_t, float, float*, std::int64_t);
+
+void allow_tf32(bool allowed) { Blas::allow_tf32(allowed); }
 
 }  // namespace sinkhorn::cuda

@@ -64,6 +64,26 @@ TEST(DeviceModel, TrainsLikeTheCpu) {
   EXPECT_NEAR(here.evaluate(batch), there.evaluate(batch), 1e-4);
 }
 
+TEST(DeviceModel, TrainsInEveryPrecisionLikeTheCpu) {
+  SINKHORN_NEEDS_DEVICE();
+  for (const char* precision : {"tf32", "bf16"}) {
+    TrainConfig train;
+    train.precision = precision;
+    const Tensor ids = integers(Rng(1), {2, 17}, 11);
+    const Batch batch{slice(Var(ids), 1, 0, 16).value, slice(Var(ids), 1, 1, 17).value};
+    const auto same = [&](std::int64_t) { return Batch(batch); };
+    Trainer here(tiny_model(), train), there(tiny_model(), train, Device::cuda),
+        again(tiny_model(), train, Device::cuda);
+    for (int step = 0; step < 3; ++step) {
+      const StepResult cpu = here.step(same), cuda = there.step(same);
+      again.step(same);
+      EXPECT_NEAR(cpu.loss, cuda.loss, 0.01 * cpu.loss) << precision;
+      EXPECT_NEAR(cpu.gradient_norm, cuda.gradient_norm, 0.05 * cpu.gradient_norm) << precision;
+    }
+    EXPECT_TRUE(equal_bits(there.parameters().values, again.parameters().values)) << precision << ": two runs differ";
+  }
+}
+
 // Beyond the longest sequence, so that rows are taken up anew; and with both sort nets.
 TEST(DeviceModel, GeneratesWhatTheCpuDoes) {
   SINKHORN_NEEDS_DEVICE();
