@@ -20,6 +20,7 @@
 #include "tools/leak_check.h"
 #include "tools/parity.h"
 #include "tools/planted_attention.h"
+#include "tools/planted_gradients.h"
 #include "tools/train.h"
 
 namespace sinkhorn {
@@ -226,7 +227,16 @@ void add_gradcheck(CLI::App& app, Command& command) {
   sub->add_option("--device", options->device, "where to compute")
       ->type_name("auto|cpu|cuda")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
-  sub->footer("Examples:\n  sinkhorn gradcheck\n  sinkhorn gradcheck --op softmax");
+  sub->add_option("--plant", options->plant, "check a gradient that is wrong on purpose, to see what is said of it")
+      ->type_name("NAME");
+  std::string wrong = "Planted gradients:\n";
+  for (const PlantedGradient& planted : planted_gradients())
+    wrong += "  " + planted.name + std::string(14 - planted.name.size(), ' ') + planted.purpose + "\n";
+  sub->footer(
+      "Of a gradient that disagrees it shows the elements and the likely cause.\n"
+      "\nExamples:\n  sinkhorn gradcheck\n  sinkhorn gradcheck --op softmax\n"
+      "  sinkhorn gradcheck --plant missing-sum\n\n" +
+      wrong + "\nExit codes: 0 all agree, 1 one disagrees.");
   sub->callback([options, &command] { command = [options] { return gradcheck(*options, std::cout); }; });
 }
 
