@@ -22,6 +22,7 @@
 #include "tools/parity.h"
 #include "tools/planted_attention.h"
 #include "tools/planted_gradients.h"
+#include "tools/sort_view.h"
 #include "tools/train.h"
 
 namespace sinkhorn {
@@ -155,6 +156,23 @@ void add_leak_check(CLI::App& app, Command& command) {
       "  sinkhorn leak-check --preset shakespeare --seq-len 512 --plant local-positions-bf16\n\n" +
           leaks + "\nExit codes: 0 nothing moved, 1 a leak was found.",
       leak_check);
+}
+
+void add_sort_view(CLI::App& app, Command& command) {
+  add_table_command<SortViewOptions>(
+      app, command, "sort-view", "Show how Sinkhorn iterations make a sorting matrix of scores",
+      "  sinkhorn sort-view                               on a terminal: arrows move through the iterations\n"
+      "  sinkhorn sort-view --buckets 8 --noise --temperature 0.3\n"
+      "  sinkhorn sort-view --scores matrix.txt --html sort.html\n"
+      "  sinkhorn sort-view --checkpoint runs/cpu-small --prompt 'The quick brown fox' --layer 1\n"
+      "  sinkhorn sort-view --iteration 5 --json -\n\n"
+      "Keys:\n"
+      "  left/right or h/l  iteration        n  new noise          [ ]  head\n"
+      "  + -                temperature      N  noise on and off   { }  layer\n"
+      "  s                  save as SVG      c  causal mask        ?    help, q quits\n\n"
+      "Iteration k is what the model's own op computes with k iterations: every row divided by its sum, then every\n"
+      "column. Heads that route by top-k (all causal ones) show their scores, their picks and the weights of those.",
+      sort_view);
 }
 
 void add_import(CLI::App& app, Command& command) {
@@ -344,6 +362,7 @@ int parse_and_run(std::vector<std::string> arguments) {
   add_gradcheck(app, command);
   add_parity(app, command);
   add_leak_check(app, command);
+  add_sort_view(app, command);
   add_doctor(app, command);
   add_lesson(app, command);
   // Unknown words are collected, not refused by the library, so that the message can name the nearest known one.
