@@ -23,6 +23,7 @@
 #include "tools/planted_attention.h"
 #include "tools/planted_gradients.h"
 #include "tools/sort_view.h"
+#include "tools/tape_command.h"
 #include "tools/train.h"
 
 namespace sinkhorn {
@@ -173,6 +174,27 @@ void add_sort_view(CLI::App& app, Command& command) {
       "Iteration k is what the model's own op computes with k iterations: every row divided by its sum, then every\n"
       "column. Heads that route by top-k (all causal ones) show their scores, their picks and the weights of those.",
       sort_view);
+}
+
+void add_tape(CLI::App& app, Command& command) {
+  std::string examples = "Models to walk through:\n";
+  for (const TapeExample& example : tape_examples())
+    examples += "  " + example.name + std::string(20 - example.name.size(), ' ') + example.purpose + "\n";
+  add_table_command<TapeOptions>(
+      app, command, "tape", "Step forward and backward through a small model, node by node",
+      "  sinkhorn tape                                    on a terminal: Enter is the next step\n"
+      "  sinkhorn tape --example softmax-attention --all\n"
+      "  sinkhorn tape --example sinkhorn-layer --svg tape.svg\n"
+      "  sinkhorn tape --example perceptron --dot - | dot -Tpng -o tape.png\n\n" +
+          examples +
+          "\nKeys:\n"
+          "  Enter, space  next step           f        run forward to its end\n"
+          "  b             the step before     digits   and Enter: to that node\n"
+          "  Home, End     first, last step    q        quit\n\n"
+          "Of each step it shows the value, what is kept for backward and its bytes; on the way back the gradient "
+          "that\n"
+          "arrives, what flows on to each input, and how the memory falls.",
+      tape_command);
 }
 
 void add_import(CLI::App& app, Command& command) {
@@ -363,6 +385,7 @@ int parse_and_run(std::vector<std::string> arguments) {
   add_parity(app, command);
   add_leak_check(app, command);
   add_sort_view(app, command);
+  add_tape(app, command);
   add_doctor(app, command);
   add_lesson(app, command);
   // Unknown words are collected, not refused by the library, so that the message can name the nearest known one.

@@ -36,9 +36,9 @@ struct SortState {
   std::int64_t iteration = 0, iterations = 20;
   SortSetting setting;
   bool help = false;
-  bool save = false;                 // an SVG file is asked for
+  bool save = false;                  // an SVG file is asked for
   std::optional<int> exit_code = {};  // set: the viewer ends with it
-  std::string note;                  // what the last key did, where the picture does not show it
+  std::string note;                   // what the last key did, where the picture does not show it
 };
 
 /// The state after a key. Temperatures move along a ladder from 0.01 to 100.

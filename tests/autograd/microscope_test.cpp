@@ -290,11 +290,10 @@ TEST(Microscope, NamesAPartThatIsWrong) {
 }
 
 TEST(Microscope, NamesRowsOffsetsAndTerms) {
-  expect_first(Cause::factor_along_axis,
-               damaged({4, 5}, each([](double x, std::int64_t i) {
-                 const std::int64_t row = i / 5;
-                 return x / (1.5 + double(row));
-               })),
+  expect_first(Cause::factor_along_axis, damaged({4, 5}, each([](double x, std::int64_t i) {
+                                                   const std::int64_t row = i / 5;
+                                                   return x / (1.5 + double(row));
+                                                 })),
                "axis 0 alone");
   expect_first(Cause::factor_along_axis,
                damaged({4, 5}, each([](double x, std::int64_t i) { return x * (1.5 + double(i % 5)); })),
