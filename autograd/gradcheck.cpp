@@ -72,6 +72,8 @@ class Comparison {
       throw;
     } catch (const std::exception& error) {
       result_.failure = error.what();
+    } catch (...) {
+      result_.failure = "an exception that is no std::exception";
     }
     return std::move(result_);
   }

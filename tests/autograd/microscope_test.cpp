@@ -420,6 +420,7 @@ TEST(GradientChecker, ReportsCodeThatIsWrongInAnyWay) {
   expect_failure(with([](const Tensor& t) { return t.to(DType::i32); }), "i32 (3, 4)");
   expect_failure(with([](const Tensor&) { return Tensor(); }), "analytic 0");
   expect_failure(with([](const Tensor&) -> Tensor { throw std::runtime_error("index 7 of 5"); }), "index 7 of 5");
+  expect_failure(with([](const Tensor&) -> Tensor { throw 7; }), "no std::exception");
   expect_failure(with([](const Tensor& t) { return times(std::nan(""))(t); }), "analytic nan");
 
   GradientProblem problem = problem_of({{{3, 4}, {2}}}, 1);

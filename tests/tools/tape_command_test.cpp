@@ -18,7 +18,6 @@
 namespace sinkhorn {
 namespace {
 
-using drawing::Style;
 using testing::contains;
 
 std::string printed(const TapeOptions& options) {
@@ -107,7 +106,13 @@ TEST_P(EveryExample, HasJsonThatAgreesWithTheTape) {
   EXPECT_EQ(json.at("forward").back().at("kept_bytes"), tape.kept_bytes());
   EXPECT_EQ(json.at("backward").front().at("kept_bytes_before"), tape.kept_bytes());
   EXPECT_EQ(json.at("backward").back().at("kept_bytes"), 0);
-  EXPECT_EQ(json.at("backward").size(), std::size_t(built.loss.node) + 1);
+  ASSERT_EQ(json.at("backward").size(), std::size_t(built.loss.node) + 1);
+  std::size_t held = tape.kept_bytes();
+  for (const auto& step : json.at("backward")) {
+    EXPECT_EQ(step.at("kept_bytes_before"), held);
+    held -= infos.at(step.at("node").get<std::size_t>()).kept_bytes;
+    EXPECT_EQ(step.at("kept_bytes"), held);
+  }
   for (std::size_t i = 0; i < infos.size(); ++i) {
     const auto& node = json.at("nodes")[i];
     EXPECT_EQ(node.at("name"), infos[i].name);
