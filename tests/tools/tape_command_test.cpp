@@ -12,7 +12,7 @@
 #include "autograd/gradcheck.h"
 #include "tests/shared.h"
 #include "tests/tools/program.h"
-#include "tests/tools/pseudo_terminal.h"
+#include "tests/tools/terminal.h"
 #include "tools/tape_graph.h"
 
 namespace sinkhorn {
@@ -289,28 +289,30 @@ TEST(TapeCommand, EveryScreenFitsTheWindow) {
 }
 
 TEST(TapeCommand, StepsOnATerminal) {
-  testing::PseudoTerminal terminal({"tape", "--example", "line"});
-  ASSERT_TRUE(terminal.wait_for("forward 1 of 5")) << terminal.drawn();
-  terminal.send("\r");
-  ASSERT_TRUE(terminal.wait_for("forward 2 of 5")) << terminal.drawn();
-  terminal.send(" b");
-  ASSERT_TRUE(terminal.wait_for("forward 3 of 5")) << terminal.drawn();
-  ASSERT_TRUE(terminal.wait_for("forward 2 of 5")) << terminal.drawn();
-  terminal.send("f");
-  ASSERT_TRUE(terminal.wait_for("forward 5 of 5")) << terminal.drawn();
-  terminal.send("\r");
-  ASSERT_TRUE(terminal.wait_for("backward 1 of 5")) << terminal.drawn();
-  terminal.send("0\r");
-  ASSERT_TRUE(terminal.wait_for("backward 5 of 5")) << terminal.drawn();
-  terminal.send("q");
+  const testing::TemporaryFolder folder;
+  testing::Terminal terminal(folder.path, {"tape", "--example", "line"});
+  ASSERT_TRUE(terminal.wait_for("forward 1 of 5")) << terminal.screen();
+  terminal.type("\r");
+  ASSERT_TRUE(terminal.wait_for("forward 2 of 5")) << terminal.screen();
+  terminal.type(" b");
+  ASSERT_TRUE(terminal.wait_for("forward 3 of 5")) << terminal.screen();
+  ASSERT_TRUE(terminal.wait_for("forward 2 of 5")) << terminal.screen();
+  terminal.type("f");
+  ASSERT_TRUE(terminal.wait_for("forward 5 of 5")) << terminal.screen();
+  terminal.type("\r");
+  ASSERT_TRUE(terminal.wait_for("backward 1 of 5")) << terminal.screen();
+  terminal.type("0\r");
+  ASSERT_TRUE(terminal.wait_for("backward 5 of 5")) << terminal.screen();
+  terminal.type("q");
   EXPECT_EQ(terminal.wait(), 0);
-  EXPECT_TRUE(contains(terminal.drawn(), "\x1b[?1049l")) << "the screen was not given back";
+  EXPECT_TRUE(contains(terminal.screen(), "\x1b[?1049l")) << "the screen was not given back";
 }
 
 TEST(TapeCommand, EndsWith130AfterCtrlC) {
-  testing::PseudoTerminal terminal({"tape"});
-  ASSERT_TRUE(terminal.wait_for("forward 1 of 5")) << terminal.drawn();
-  terminal.send("\x03");
+  const testing::TemporaryFolder folder;
+  testing::Terminal terminal(folder.path, {"tape"});
+  ASSERT_TRUE(terminal.wait_for("forward 1 of 5")) << terminal.screen();
+  terminal.type("\x03");
   EXPECT_EQ(terminal.wait(), 130);
 }
 
