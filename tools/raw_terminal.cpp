@@ -110,8 +110,7 @@ void set_handlers() {
 }
 
 void reset_handlers() {
-  for (std::size_t i = 0; i < kHandlers.size(); ++i)
-    sigaction(kHandlers[i].number, &former_handlers[i], nullptr);
+  for (std::size_t i = 0; i < kHandlers.size(); ++i) sigaction(kHandlers[i].number, &former_handlers[i], nullptr);
 }
 
 /// Of an escape sequence without its first byte: "[A", "OA", "[1;5C", "[5~".

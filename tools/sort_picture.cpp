@@ -5,7 +5,10 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
+
+#include "tools/utf8.h"
 
 namespace sinkhorn {
 namespace {
@@ -32,11 +35,12 @@ std::string dumped(const Json& json, int indent = -1) {
   return json.dump(indent, ' ', false, Json::error_handler_t::replace);
 }
 
-/// For text in XML and HTML: markup and control characters, which XML does not allow, are replaced.
+/// For text in XML: without markup, without the control characters and bad UTF-8 that XML does not allow.
 std::string escaped(const std::string& text) {
-  const std::string quoted = dumped(Json(text));  // valid UTF-8 from here on
+  Utf8Stream valid;
+  const std::string repaired = valid.push(text) + valid.finish();
   std::string result;
-  for (const char c : Json::parse(quoted).get<std::string>()) {
+  for (const char c : repaired) {
     if (c == '&')
       result += "&amp;";
     else if (c == '<')
@@ -69,7 +73,8 @@ Range range_of(const std::vector<SortFrame>& frames, const std::vector<Averaged>
   Range range;
   const bool iterations = frames[frame].iteration >= 0;
   for (std::size_t i = 0; i < frames.size(); ++i)
-    if (i == frame || (iterations && frames[frame].iteration > 0 && frames[i].iteration > 0)) range.add(drawn[i].values);
+    if (i == frame || (iterations && frames[frame].iteration > 0 && frames[i].iteration > 0))
+      range.add(drawn[i].values);
   if (iterations || frames[frame].name == "weights") range.low = 0;
   if (range.low > range.high) range = {0, 1};
   return range;
@@ -96,7 +101,8 @@ std::string bucket_name(const SortHead& head, std::int32_t pick) {
 }  // namespace
 
 Averaged averaged(const Tensor& matrix, std::int64_t most) {
-  const std::int64_t rows = matrix.shape()[0], columns = matrix.shape()[1], by = (std::max(rows, columns) + most - 1) / most;
+  const std::int64_t rows = matrix.shape()[0], columns = matrix.shape()[1],
+                     by = (std::max(rows, columns) + most - 1) / most;
   if (by <= 1) return {matrix, 1};
   const std::int64_t few_rows = (rows + by - 1) / by, few_columns = (columns + by - 1) / by;
   std::vector<double> sums(std::size_t(few_rows * few_columns), 0), counts(sums);
@@ -114,9 +120,10 @@ Averaged averaged(const Tensor& matrix, std::int64_t most) {
 std::vector<std::string> remarks_of(const SortSource& source, const SortHead& head) {
   std::vector<std::string> remarks = source.remarks;
   if (head.by_top_k)
-    remarks.push_back(head.nulls > 0 ? "This causal head routes by the differentiable top-k, not by Gumbel-Sinkhorn: it "
-                                       "chooses among nulls and earlier buckets."
-                                     : "This head routes by the differentiable top-k, not by Gumbel-Sinkhorn.");
+    remarks.push_back(head.nulls > 0
+                          ? "This causal head routes by the differentiable top-k, not by Gumbel-Sinkhorn: it "
+                            "chooses among nulls and earlier buckets."
+                          : "This head routes by the differentiable top-k, not by Gumbel-Sinkhorn.");
   if (head.rotated)
     remarks.emplace_back("It sees its sequence rotated left by bucket_size - 1 tokens; buckets count in that order.");
   if (head.shared > 0)
@@ -164,8 +171,8 @@ SortPicture sort_picture(const SortSource& source, const SortState& state, std::
 }
 
 std::string to_text(const SortPicture& picture, const drawing::Style& style) {
-  std::string text = drawing::wrap(
-      style, "Sorting matrix of " + picture.source + (picture.place.empty() ? "" : ", " + picture.place));
+  std::string text =
+      drawing::wrap(style, "Sorting matrix of " + picture.source + (picture.place.empty() ? "" : ", " + picture.place));
   text += drawing::wrap(style, picture.setting);
   for (const std::string& remark : picture.remarks) text += drawing::wrap(style, remark);
   std::vector<std::vector<std::string>> table;
@@ -173,13 +180,15 @@ std::string to_text(const SortPicture& picture, const drawing::Style& style) {
     text += "\n" + drawing::paint(style, drawing::Tone::strong, frame.name);
     drawing::HeatMap map{.row_label = "query buckets", .column_label = "key buckets"};
     if (frame.errors) {
-      const std::string rows = drawing::number(frame.errors->rows, 3), columns = drawing::number(frame.errors->columns, 3);
+      const std::string rows = drawing::number(frame.errors->rows, 3),
+                        columns = drawing::number(frame.errors->columns, 3);
       text += fmt::format("   largest |sum - 1|: rows {}, columns {}", rows, columns);
       table.push_back({std::to_string(frame.iteration), rows, columns});
     }
     if (frame.errors || frame.name == "weights") map.low = 0;
     if (picture.head.nulls > 0)
-      map.column_label = fmt::format("{} null{}, then key buckets", picture.head.nulls, picture.head.nulls == 1 ? "" : "s");
+      map.column_label =
+          fmt::format("{} null{}, then key buckets", picture.head.nulls, picture.head.nulls == 1 ? "" : "s");
     if (Range range; frame.name == "scores") {
       range.add(frame.values);
       map.low = range.low > range.high ? 0 : range.low;
@@ -242,27 +251,30 @@ struct LogAxis {
   double x(std::size_t i) const { return left + (count > 1 ? width * double(i) / double(count - 1) : width / 2); }
 };
 
-std::string curve_of(const SortPicture& picture, const LogAxis& axis, double SortErrors::* which, const char* name) {
+std::string curve_of(const SortPicture& picture, const LogAxis& axis, double SortErrors::*which, const char* name) {
   std::string points;
   for (std::size_t i = 0; i < picture.frames.size(); ++i)
     points += fmt::format("{}{:.1f},{:.1f}", i ? " " : "", axis.x(i), axis.y((*picture.frames[i].errors).*which));
   std::string svg = fmt::format("<polyline class=\"{}\" points=\"{}\"/>\n", name, points);
   for (std::size_t i = 0; i < picture.frames.size(); ++i)
-    svg += fmt::format("<circle class=\"{}\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"2\"><title>iteration {}: {} {:.3g}</title></circle>\n",
-                       name, axis.x(i), axis.y((*picture.frames[i].errors).*which), picture.frames[i].iteration, name,
-                       (*picture.frames[i].errors).*which);
+    svg += fmt::format(
+        "<circle class=\"{}\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"2\"><title>iteration {}: {} {:.3g}</title></circle>\n",
+        name, axis.x(i), axis.y((*picture.frames[i].errors).*which), picture.frames[i].iteration, name,
+        (*picture.frames[i].errors).*which);
   return svg;
 }
 
 std::string curves(const SortPicture& picture, double top, double width) {
   const LogAxis axis{60, top + 24, width - 80, 150, -16, 2, picture.frames.size()};
-  std::string svg = fmt::format("<text x=\"16\" y=\"{:.0f}\">largest |sum - 1|, log scale: <tspan class=\"t rows\">rows"
-                                "</tspan> and <tspan class=\"t columns\">columns</tspan></text>\n", top + 8);
+  std::string svg = fmt::format(
+      "<text x=\"16\" y=\"{:.0f}\">largest |sum - 1|, log scale: <tspan class=\"t rows\">rows"
+      "</tspan> and <tspan class=\"t columns\">columns</tspan></text>\n",
+      top + 8);
   for (int power = -16; power <= 2; power += 6)
-    svg += fmt::format("<path class=\"grid\" d=\"M{:.0f} {:.1f}H{:.0f}\"/><text class=\"small\" x=\"54\" y=\"{:.1f}\" "
-                       "text-anchor=\"end\">1e{}</text>\n",
-                       axis.left, axis.y(std::pow(10, power)), axis.left + axis.width, axis.y(std::pow(10, power)) + 4,
-                       power);
+    svg += fmt::format(
+        "<path class=\"grid\" d=\"M{:.0f} {:.1f}H{:.0f}\"/><text class=\"small\" x=\"54\" y=\"{:.1f}\" "
+        "text-anchor=\"end\">1e{}</text>\n",
+        axis.left, axis.y(std::pow(10, power)), axis.left + axis.width, axis.y(std::pow(10, power)) + 4, power);
   return svg + curve_of(picture, axis, &SortErrors::rows, "rows") +
          curve_of(picture, axis, &SortErrors::columns, "columns");
 }
@@ -300,9 +312,10 @@ std::string to_svg(const SortPicture& picture) {
   const double top = margin + double(head.size()) * 20 + 8;
   const double bottom = top + double(down) * (side + 44), height = bottom + (with_curves ? 200 : 0);
 
-  std::string svg = fmt::format("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0:.0f} {1:.0f}\" width=\"{0:.0f}\" "
-                                "height=\"{1:.0f}\" font-family=\"sans-serif\" font-size=\"13\">\n",
-                                width, height);
+  std::string svg = fmt::format(
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0:.0f} {1:.0f}\" width=\"{0:.0f}\" "
+      "height=\"{1:.0f}\" font-family=\"sans-serif\" font-size=\"13\">\n",
+      width, height);
   svg += R"(<style>
 svg { background: #fff; color: #222; --cell: #123a7a; --ground: #eef1f6; --rows: #c2410c; --columns: #2563eb; }
 @media (prefers-color-scheme: dark) {
@@ -323,9 +336,10 @@ circle.rows, .t.rows { fill: var(--rows); } circle.columns, .t.columns { fill: v
     const Range range = range_of(picture.frames, drawn, i);
     const Tensor& cells = drawn[i].values;
     const double scale = side / double(std::max(cells.shape()[0], cells.shape()[1]));
-    svg += fmt::format("<g transform=\"translate({:.1f} {:.1f}) scale({:.4f})\" shape-rendering=\"crispEdges\"><title>{}, "
-                       "shades {:.3g} to {:.3g}</title>{}</g>\n",
-                       x, y, scale, escaped(frame.name), range.low, range.high, cells_of(cells, range));
+    svg += fmt::format(
+        "<g transform=\"translate({:.1f} {:.1f}) scale({:.4f})\" shape-rendering=\"crispEdges\"><title>{}, "
+        "shades {:.3g} to {:.3g}</title>{}</g>\n",
+        x, y, scale, escaped(frame.name), range.low, range.high, cells_of(cells, range));
     svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n", x, y + side + 14, escaped(frame.name));
     if (frame.errors)
       svg += fmt::format("<text class=\"small\" x=\"{:.1f}\" y=\"{:.1f}\">rows {:.2g}, columns {:.2g}</text>\n", x,

@@ -41,8 +41,8 @@ std::string to_text(const SortPicture& picture, const drawing::Style& style);
 std::string to_json(const SortPicture& picture);
 /// Small multiples with the curves of the errors. Matrices of more than 48 rows or columns are averaged.
 std::string to_svg(const SortPicture& picture);
-/// One page with its data and script inside: a slider over the matrices, values under the pointer. More than 128 rows or
-/// columns are averaged.
+/// One page with its data and script inside: a slider over the matrices, values under the pointer. More than 128 rows
+/// or columns are averaged.
 std::string to_html(const SortPicture& picture);
 
 /// The mean of groups of equal size, so that at most `most` rows and columns are left; and the size.

@@ -15,15 +15,17 @@ struct SortHead {
   bool by_top_k = false;    // routes by the differentiable top-k; else by Gumbel-Sinkhorn
   /// Gumbel-Sinkhorn: log scores (N, M), before noise and temperature. Top-k: scores (N, nulls + M), -inf where closed.
   Tensor scores;
-  Tensor open = {};                   // Gumbel-Sinkhorn: which key buckets hold a token, bool (M); none: all
-  Tensor picks = {}, weights = {};    // top-k: what the model chose (N, n)
-  Tensor matrix = {};                 // Gumbel-Sinkhorn: what the model computed (N, M)
-  std::int64_t nulls = 0, shared = 0; // columns before the key buckets; SortCut: rows that all query buckets share
+  Tensor open = {};                    // Gumbel-Sinkhorn: which key buckets hold a token, bool (M); none: all
+  Tensor picks = {}, weights = {};     // top-k: what the model chose (N, n)
+  Tensor matrix = {};                  // Gumbel-Sinkhorn: what the model computed (N, M)
+  std::int64_t nulls = 0, shared = 0;  // columns before the key buckets; SortCut: rows that all query buckets share
 };
 
 /// One attention layer, with the heads that have a sort net.
 struct SortLayer {
-  std::string name;  // "layer 1 of 4"
+  std::string name;         // "layer 1 of 4"
+  std::string part;         // of an encoder-decoder: "encoder", "decoder" or "cross"
+  std::int64_t number = 1;  // from 1, within its part
   std::int64_t local_heads = 0;
   std::vector<SortHead> heads;
 };
@@ -49,9 +51,9 @@ SortSource random_scores(std::int64_t buckets, std::uint64_t seed);
 /// between -1e6 and 1e6.
 SortSource parse_scores(const std::string& text, const std::string& where);
 
-/// Which heads of a checkpoint to begin with. 0 takes the first that has a sort net.
+/// Which head of a checkpoint to begin with. 0 and "auto" take the first that has a sort net.
 struct HeadChoice {
-  std::string part;  // of an encoder-decoder: "encoder", "decoder" or "cross"; empty: the first that has a sort net
+  std::string part = "auto";  // of an encoder-decoder: "encoder", "decoder" or "cross"
   std::int64_t layer = 0, head = 0;
 };
 
@@ -61,8 +63,8 @@ struct HeadPlace {
 };
 
 /// Runs the model of a checkpoint over `text` in evaluation and keeps what its sort nets compute. A model of a task
-/// reads the text as a source, followed by its right answer. `where` names the text in errors. Throws DataError for what
-/// cannot be read and UsageError for a model without sort nets or a choice that it does not have.
+/// reads the text as a source, followed by its right answer. `where` names the text in errors. Throws DataError for
+/// what cannot be read and UsageError for a model without sort nets or a choice that it does not have.
 SortSource checkpoint_scores(const std::string& checkpoint, const std::string& text, const std::string& where,
                              const HeadChoice& choice, HeadPlace& place);
 

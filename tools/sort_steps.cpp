@@ -45,7 +45,8 @@ SortErrors errors_of(const Tensor& matrix, const Tensor& open) {
 Tensor sinkhorn_input(const SortHead& head, const SortSetting& setting) {
   const Shape s = head.scores.shape();
   Var scores = head.scores;
-  if (setting.noise) scores = add(scores, gumbel(Rng(setting.seed).split(1).split(setting.draw), s, scores.value.dtype()));
+  if (setting.noise)
+    scores = add(scores, gumbel(Rng(setting.seed).split(1).split(setting.draw), s, scores.value.dtype()));
   scores = scale(scores, 1 / setting.temperature);
   if (setting.causal) scores = mask_fill(scores, past(s[0], s[1]), -std::numeric_limits<double>::infinity());
   return scores.value;
@@ -95,8 +96,7 @@ SortChoice choose_buckets(const SortHead& head, double temperature) {
   const std::int64_t rows = s[0];
   // The picks of a row are different columns, so their sum is what stands at each.
   const Var each = sorting_matrix(reshape(chosen.weights, {1, rows, n}), chosen.picks.reshape({1, rows, n}), columns);
-  return {chosen.picks, chosen.weights.value,
-          sum(reshape(each, {rows, n, columns}), 1).value.reshape({rows, columns})};
+  return {chosen.picks, chosen.weights.value, sum(reshape(each, {rows, n, columns}), 1).value.reshape({rows, columns})};
 }
 
 }  // namespace sinkhorn

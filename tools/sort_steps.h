@@ -11,9 +11,9 @@ namespace sinkhorn {
 struct SortSetting {
   double temperature = 0.75;
   bool noise = false;
-  std::uint64_t seed = 1;   // of the noise
-  std::uint32_t draw = 0;   // which noise of that seed
-  bool causal = false;      // query bucket u sees key buckets 0 .. u alone
+  std::uint64_t seed = 1;  // of the noise
+  std::uint32_t draw = 0;  // which noise of that seed
+  bool causal = false;     // query bucket u sees key buckets 0 .. u alone
   bool operator==(const SortSetting&) const = default;
 };
 
@@ -51,8 +51,8 @@ class SortSteps {
   std::vector<std::optional<SortErrors>> errors_;
 };
 
-/// What the differentiable top-k makes of a head's scores at a temperature: picks and weights (N, n), and the weights as
-/// a matrix (N, nulls + M).
+/// What the differentiable top-k makes of a head's scores at a temperature: picks and weights (N, n), and the weights
+/// as a matrix (N, nulls + M).
 struct SortChoice {
   Tensor picks, weights, matrix;
 };

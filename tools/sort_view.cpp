@@ -24,8 +24,8 @@ using drawing::Style;
 using drawing::Tone;
 
 constexpr int kLeastColumns = 40, kLeastRows = 14;
-constexpr std::array kTemperatures = {0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9,
-                                      1.0,  1.25, 1.5,  2.0,  3.0,  4.0, 5.0,  7.0, 10., 20., 50., 100.};
+constexpr std::array kTemperatures = {0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75,
+                                      0.9,  1.0,  1.25, 1.5,  2.0,  3.0, 4.0,  5.0, 7.0, 10., 20., 50., 100.};
 
 double warmer(double temperature) {
   const auto next = std::upper_bound(kTemperatures.begin(), kTemperatures.end(), temperature * (1 + 1e-9));
@@ -94,13 +94,12 @@ Map map_of(const Style& style, int columns, int rows, const Tensor& matrix, std:
            std::optional<double> high, const std::string& label) {
   Style narrow = style;
   narrow.columns = columns;
-  const std::string drawn =
-      drawing::heat_map(narrow, matrix,
-                        {.low = low,
-                         .high = high,
-                         .row_label = "r",
-                         .column_label = cut(label, columns - 4),
-                         .most_rows = std::max(1, rows - 1)});
+  const std::string drawn = drawing::heat_map(narrow, matrix,
+                                              {.low = low,
+                                               .high = high,
+                                               .row_label = "r",
+                                               .column_label = cut(label, columns - 4),
+                                               .most_rows = std::max(1, rows - 1)});
   const std::size_t legend = drawn.find("rows: r; ");
   Map map{lines_of(drawn.substr(0, drawn.rfind('\n', legend))), {}};
   bool escape = false;
@@ -199,8 +198,8 @@ std::string place_name(const SortSource& source, const SortState& state) {
   if (!source.model) return {};
   const SortLayer& layer = source.layers[state.layer];
   const SortHead& head = layer.heads[state.head];
-  return fmt::format("{}, head {} of {}{}", layer.name, head.number, layer.local_heads + std::int64_t(layer.heads.size()),
-                     head.rotated ? " (rotated)" : "");
+  return fmt::format("{}, head {} of {}{}", layer.name, head.number,
+                     layer.local_heads + std::int64_t(layer.heads.size()), head.rotated ? " (rotated)" : "");
 }
 
 SortState pressed(const SortState& state, const Key& key, const SortSource& source) {
@@ -337,9 +336,9 @@ bool SortView::compute_one() { return !head().by_top_k && steps().compute_one();
 
 std::string SortView::header(const Style& style) const {
   const std::string place = place_name(source_, state_);
-  const std::string title = head().by_top_k
-                                ? "Routing by top-k: scores and chosen buckets"
-                                : fmt::format("Sorting matrix, iteration {} of {}", state_.iteration, state_.iterations);
+  const std::string title =
+      head().by_top_k ? "Routing by top-k: scores and chosen buckets"
+                      : fmt::format("Sorting matrix, iteration {} of {}", state_.iteration, state_.iterations);
   std::string what = source_.name;
   if (!place.empty()) what = place + "  " + what;
   return drawing::paint(style, Tone::strong, cut(title, style.columns)) + "\n" + cut(what, style.columns) + "\n" +
@@ -362,8 +361,10 @@ std::vector<std::string> SortView::panel(const Style& style, int rows, const std
   if (height < 3) return lines;
 
   std::vector<double> curve;
+  curve.reserve(steps().known_errors().size());
   for (const auto& errors : steps().known_errors())
-    curve.push_back(errors && errors->rows > 0 ? std::log10(errors->rows) : std::numeric_limits<double>::quiet_NaN());
+    curve.push_back(errors && errors->rows > 0 ? std::round(10 * std::log10(errors->rows)) / 10
+                                               : std::numeric_limits<double>::quiet_NaN());
   const std::vector<std::string> drawn = lines_of(drawing::curve(style, curve, height));
   lines.insert(lines.end(), {std::string(), drawing::paint(style, Tone::quiet, "log10 of the rows' error")});
   lines.insert(lines.end(), drawn.begin(), drawn.end());
@@ -389,8 +390,8 @@ std::string SortView::sinkhorn_body(const Style& style, int rows) {
     return joined(beside(map.lines, left, "   ", panel(narrow, rows, map.scale)));
   }
   const SortErrors now = steps().errors(state_.iteration);
-  map.lines.push_back(cut(fmt::format("|sum - 1|: rows {}, columns {}", number_of(now.rows), number_of(now.columns)),
-                          style.columns));
+  map.lines.push_back(
+      cut(fmt::format("|sum - 1|: rows {}, columns {}", number_of(now.rows), number_of(now.columns)), style.columns));
   for (const std::string& line : lines_of(drawing::wrap(style, "shades: " + map.scale))) map.lines.push_back(line);
   return joined(map.lines);
 }
@@ -400,13 +401,14 @@ std::string SortView::top_k_body(const Style& style, int rows) const {
   const SortChoice choice = choose_buckets(shown, state_.setting.temperature);
   const int room = (style.columns - 3) / 2;
   const auto [low, high] = range_of(shown.scores);
-  const std::string columns =
-      shown.nulls > 0 ? fmt::format("{} null{}, then buckets", shown.nulls, shown.nulls == 1 ? "" : "s") : "key buckets";
+  const std::string columns = shown.nulls > 0
+                                  ? fmt::format("{} null{}, then buckets", shown.nulls, shown.nulls == 1 ? "" : "s")
+                                  : "key buckets";
   const Map scores = map_of(style, room, rows - 2, shown.scores, low, high, "scores: " + columns),
             weights = map_of(style, room, rows - 2, choice.matrix, 0.0, 1.0, "weights of the picks");
   std::vector<std::string> lines = beside(scores.lines, room, "   ", weights.lines);
-  for (const std::string& line : lines_of(drawing::wrap(
-           style, fmt::format("shades: scores {}, weights 0 .. 1", scores.scale))))
+  for (const std::string& line :
+       lines_of(drawing::wrap(style, fmt::format("shades: scores {}, weights 0 .. 1", scores.scale))))
     lines.push_back(drawing::paint(style, Tone::quiet, line));
   for (const std::string& remark : remarks_of(source_, shown)) {
     const std::vector<std::string> more = lines_of(drawing::wrap(style, remark));
@@ -440,8 +442,7 @@ std::string SortView::render(const Style& style, int rows) {
     footer.push_back(drawing::paint(style, Tone::quiet, line));
   lines = lines_of(header(style));
   const int room = rows - int(lines.size() + footer.size());
-  std::vector<std::string> body =
-      lines_of(head().by_top_k ? top_k_body(style, room) : sinkhorn_body(style, room));
+  std::vector<std::string> body = lines_of(head().by_top_k ? top_k_body(style, room) : sinkhorn_body(style, room));
   if (int(body.size()) > room) body.resize(std::size_t(room));
   lines.insert(lines.end(), body.begin(), body.end());
   lines.insert(lines.end(), footer.begin(), footer.end());
@@ -458,7 +459,8 @@ Fields fields(SortViewOptions& o) {
       {"text", &o.text, anything(), "file with that text; - reads standard input"},
       {"layer", &o.layer, at_least(0), "layer, from 1; 0 takes the first that has a sort net"},
       {"head", &o.head, at_least(0), "head, from 1; 0 takes the first that has a sort net"},
-      {"part", &o.part, one_of({"", "encoder", "decoder", "cross"}), "of an encoder-decoder: encoder, decoder, cross"},
+      {"part", &o.part, one_of({"auto", "encoder", "decoder", "cross"}),
+       "of an encoder-decoder, cross for cross-attention; auto takes the first that has a sort net"},
       {"iterations", &o.iterations, between(1, 200), "how many to look at"},
       {"temperature", &o.temperature, between(0, 1000), "0 takes the checkpoint's, else 0.75"},
       {"noise", &o.noise, anything(), "add Gumbel noise, as training does"},
@@ -479,7 +481,7 @@ void check(const SortViewOptions& o) {
   if (!o.checkpoint.empty() && !o.scores.empty())
     refuse("--checkpoint and --scores exclude each other; give one of them");
   if (!o.text.empty() && !o.prompt.empty()) refuse("--text and --prompt exclude each other; give one of them");
-  if (o.checkpoint.empty() && !(o.text.empty() && o.prompt.empty() && o.part.empty() && o.layer == 0 && o.head == 0))
+  if (o.checkpoint.empty() && !(o.text.empty() && o.prompt.empty() && o.part == "auto" && o.layer == 0 && o.head == 0))
     refuse("--text, --prompt, --layer, --head and --part belong to a model; give --checkpoint too");
   if (!o.checkpoint.empty() && o.text.empty() && o.prompt.empty())
     refuse("--checkpoint needs something to read: give --prompt TEXT or --text FILE");
@@ -505,10 +507,9 @@ SortState first_state(const SortViewOptions& o, const SortSource& source, const 
     fail<UsageError>("sort-view: ", place_name(source, state), " ", parts...);
   };
   if (head.by_top_k && (o.noise || o.causal || o.iteration))
-    refuse("routes by top-k, which has no ",
-           o.noise    ? "noise; leave --noise out"
-           : o.causal ? "mask to switch; leave --causal out"
-                      : "iterations; leave --iteration out");
+    refuse("routes by top-k, which has no ", o.noise    ? "noise; leave --noise out"
+                                             : o.causal ? "mask to switch; leave --causal out"
+                                                        : "iterations; leave --iteration out");
   if (o.causal && head.scores.shape()[0] != head.scores.shape()[1])
     refuse("has ", head.scores.shape()[0], " query buckets and ", head.scores.shape()[1],
            " key buckets; --causal needs as many");

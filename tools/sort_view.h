@@ -15,7 +15,8 @@ namespace sinkhorn {
 struct SortViewOptions {
   std::int64_t buckets = 16, seed = 1;
   std::string scores;  // file with a matrix
-  std::string checkpoint, text, prompt, part;
+  std::string checkpoint, text, prompt;
+  std::string part = "auto";
   std::int64_t layer = 0, head = 0;
   std::int64_t iterations = 20;
   double temperature = 0;  // 0: the checkpoint's, else 0.75
@@ -36,9 +37,9 @@ struct SortState {
   std::int64_t iteration = 0, iterations = 20;
   SortSetting setting;
   bool help = false;
-  bool save = false;                 // an SVG file is asked for
+  bool save = false;                  // an SVG file is asked for
   std::optional<int> exit_code = {};  // set: the viewer ends with it
-  std::string note;                  // what the last key did, where the picture does not show it
+  std::string note;                   // what the last key did, where the picture does not show it
 };
 
 /// The state after a key. Temperatures move along a ladder from 0.01 to 100.
