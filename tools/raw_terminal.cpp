@@ -45,24 +45,33 @@ bool send(std::string_view bytes) {
   return true;
 }
 
+/// Whether the terminal is ours to change: a program in the background that tried would be stopped, and its shell has
+/// set the terminal to its own liking.
+bool in_foreground() { return tcgetpgrp(STDIN_FILENO) == getpgrp(); }
+
 /// Gives the terminal back. Safe in signal handlers.
 void restore() {
   if (!changed) return;
   changed = 0;
+  if (!in_foreground()) return;
   send(kShowCursor);
   send(on_other ? kLeaveOther : std::string_view("\r\n"));
   tcsetattr(STDIN_FILENO, TCSADRAIN, &former_settings);
 }
 
-void take(bool other_screen) {
+void set_raw() {
   termios raw = former_settings;
   raw.c_lflag &= ~tcflag_t(ECHO | ICANON | ISIG | IEXTEN);
   raw.c_iflag &= ~tcflag_t(IXON | ICRNL | INLCR);
   raw.c_cc[VMIN] = 1;
   raw.c_cc[VTIME] = 0;
+  tcsetattr(STDIN_FILENO, TCSADRAIN, &raw);
+}
+
+void take(bool other_screen) {
   on_other = other_screen;
   changed = 1;
-  tcsetattr(STDIN_FILENO, TCSADRAIN, &raw);
+  set_raw();
   if (other_screen) send(kEnterOther);
   send(kHideCursor);
 }
@@ -116,39 +125,20 @@ void reset_handlers() {
 /// Of an escape sequence without its first byte: "[A", "OA", "[1;5C", "[5~".
 Key::Kind sequence(std::string_view text) {
   using Kind = Key::Kind;
-  const char last = text.back();
-  if (last == '~') {
-    switch (text[1]) {
-      case '1':
-      case '7':
-        return Kind::home;
-      case '4':
-      case '8':
-        return Kind::end;
-      case '5':
-        return Kind::page_up;
-      case '6':
-        return Kind::page_down;
-      default:
-        return Kind::none;
-    }
+  static constexpr std::pair<std::string_view, Kind> numbered[] = {{"1", Kind::home},    {"7", Kind::home},
+                                                                   {"4", Kind::end},     {"8", Kind::end},
+                                                                   {"5", Kind::page_up}, {"6", Kind::page_down}};
+  static constexpr std::pair<char, Kind> lettered[] = {{'A', Kind::up},   {'B', Kind::down}, {'C', Kind::right},
+                                                       {'D', Kind::left}, {'H', Kind::home}, {'F', Kind::end}};
+  if (text.back() == '~') {
+    const std::string_view number = text.substr(1, text.find_first_of("~;") - 1);
+    for (const auto& [known, kind] : numbered)
+      if (known == number) return kind;
+    return Kind::none;
   }
-  switch (last) {
-    case 'A':
-      return Kind::up;
-    case 'B':
-      return Kind::down;
-    case 'C':
-      return Kind::right;
-    case 'D':
-      return Kind::left;
-    case 'H':
-      return Kind::home;
-    case 'F':
-      return Kind::end;
-    default:
-      return Kind::none;
-  }
+  for (const auto& [known, kind] : lettered)
+    if (known == text.back()) return kind;
+  return Kind::none;
 }
 
 /// Bytes of the escape sequence at the front; 0 if it has not ended yet.
@@ -252,6 +242,7 @@ Key RawTerminal::read(int timeout_ms) {
     if (asked) return {Kind::interrupt, 0};
     if (stale) {
       stale = 0;
+      set_raw();  // a shell that stopped the program has set the terminal for itself
       return {Kind::redraw, 0};
     }
     if (!ready_.empty()) {

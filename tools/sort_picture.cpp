@@ -356,7 +356,8 @@ circle.rows, .t.rows { fill: var(--rows); } circle.columns, .t.columns { fill: v
                        i == 0 ? " font-weight=\"bold\"" : "", escaped(head[i]));
   for (std::size_t i = 0; i < count; ++i) {
     const SortFrame& frame = picture.frames[i];
-    const double x = margin + double(i % across) * (side + gap), y = top + double(i / across) * (side + 58);
+    const std::size_t column = i % across, row = i / across;
+    const double x = margin + double(column) * (side + gap), y = top + double(row) * (side + 58);
     const Range range = range_of(picture.frames, drawn, i);
     const Tensor& cells = drawn[i].values;
     const double scale = side / double(std::max(cells.shape()[0], cells.shape()[1]));

@@ -151,15 +151,16 @@ std::string help_text(const Style& style) {
       style,
       "Rows are query buckets, columns are key buckets. The darker a cell, the larger the share of that key bucket in "
       "what the query bucket gets to see.\n\n"
-      "  left/right, h/l   one iteration back, on\n"
-      "  Home/End, 0/G     the first, the last one\n"
-      "  + -               temperature: low picks, high blends\n"
-      "  n                 new Gumbel noise\n"
-      "  N                 noise on and off\n"
-      "  c                 causal mask on and off\n"
-      "  [ ]  { }          head, layer (of a checkpoint)\n"
-      "  s                 save all iterations as SVG\n"
-      "  q, Esc, Ctrl-C    quit\n\n"
+      "  left right, h l  iteration\n"
+      "  Home End, 0 G    the first, the last\n"
+      "  + -  temperature: low picks, high blends\n"
+      "  n    new Gumbel noise\n"
+      "  N    noise on and off\n"
+      "  c    causal mask on and off\n"
+      "  [ ]  head of a checkpoint\n"
+      "  { }  layer of a checkpoint\n"
+      "  s    save all iterations as SVG\n"
+      "  q, Esc, Ctrl-C   quit\n\n"
       "An iteration divides every row by its sum, then every column by its own. In the end both sums are 1: each query "
       "bucket gets one bucket's worth, each key bucket is given away once.\n\n"
       "? or any other key goes back.");
@@ -187,7 +188,7 @@ std::string number_of(double error) { return drawing::number(error, 3); }
 }  // namespace
 
 std::string describe(const SortHead& head, const SortSetting& setting) {
-  const std::string temperature = "temperature " + drawing::number(setting.temperature);
+  std::string temperature = "temperature " + drawing::number(setting.temperature);
   if (head.by_top_k) return temperature;
   return fmt::format("{}, noise {}, causal mask {}", temperature,
                      setting.noise ? fmt::format("on (draw {})", setting.draw + 1) : "off",
@@ -548,7 +549,7 @@ bool write_pictures(const SortViewOptions& o, const SortPicture& picture, std::o
 /// The first name of its kind that is free in this folder.
 std::string free_name() {
   for (int i = 1;; ++i) {
-    const std::string name = fmt::format("sort-view-{}.svg", i);
+    std::string name = fmt::format("sort-view-{}.svg", i);
     if (!std::filesystem::exists(name)) return name;
   }
 }

@@ -237,7 +237,8 @@ Key key(char32_t character) { return {Key::Kind::character, character}; }
 
 TEST(SortKeys, MoveThroughIterationsAndStopAtTheEnds) {
   const SortSource source = random_scores(4, 1);
-  SortState state{.iterations = 3};
+  SortState state;
+  state.iterations = 3;
   const auto at = [&](const Key& pressed_key) {
     state = pressed(state, pressed_key, source);
     return state.iteration;
@@ -369,8 +370,9 @@ TEST(SortRender, FitsEveryWindow) {
               ASSERT_TRUE(colour || picture.find('\x1b') == std::string::npos) << picture;
               ASSERT_FALSE(contains(picture, "[2J") && contains(picture, "\x1b[2J"))
                   << "a name must not clear the screen";
-              if (!unicode && !contains(source.name, "é"))
-                for (const char c : picture) ASSERT_GE(c, 0) << picture;
+              const bool ascii = !unicode && !contains(source.name, "é");
+              ASSERT_TRUE(!ascii || std::all_of(picture.begin(), picture.end(), [](char c) { return c >= 0; }))
+                  << picture;
             }
           }
   }
@@ -392,8 +394,8 @@ TEST(SortRender, ShowsIterationSettingErrorsAndKeys) {
         "columns  " + drawing::number(steps.errors(3).columns, 3), std::string("log10 of the rows' error"),
         std::string("? help"), std::string("q quit")})
     EXPECT_TRUE(contains(picture, part)) << part << " is not in\n" << picture;
-  EXPECT_EQ(lines_of(picture).size(), 24u - 1u) << "all 16 rows fit 80 x 24:\n" << picture;
-  EXPECT_TRUE(contains(picture, "\n 15 ")) << picture;
+  EXPECT_TRUE(contains(picture, "\n 15 ") && !contains(picture, "mean of")) << "80 x 24 show 16 rows whole:\n"
+                                                                            << picture;
   view.press(key('l'));
   EXPECT_NE(view.render(style, 24), picture);
 }
