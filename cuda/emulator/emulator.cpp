@@ -1,6 +1,7 @@
 #include "cuda/emulator/emulator.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <memory>
 #include <mutex>
@@ -20,6 +21,30 @@ std::mutex launching;  // one stream: launches of several threads come one after
 std::string_view running_op;
 std::int64_t running_index = -1;  // of for_each; -1 in a grid
 
+// What the lanes of one warp asked for: the sectors of each lane's first access, of each lane's second, ...
+class Requests {
+ public:
+  void begin() {
+    sectors_.clear();
+    taken_.fill(0);
+  }
+  void touch(int lane, std::uintptr_t at, std::size_t bytes) {
+    const std::size_t request = taken_[std::size_t(lane)]++;
+    if (request >= sectors_.size()) sectors_.resize(request + 1);
+    std::vector<std::uintptr_t>& seen = sectors_[request];
+    for (std::uintptr_t sector = at / kSector; sector <= (at + bytes - 1) / kSector; ++sector) {
+      if (std::find(seen.begin(), seen.end(), sector) != seen.end()) continue;
+      seen.push_back(sector);
+      ++detail::now.sectors;
+    }
+  }
+
+ private:
+  static constexpr std::uintptr_t kSector = 32;
+  std::vector<std::vector<std::uintptr_t>> sectors_;
+  std::array<std::size_t, kWarp> taken_{};
+};
+
 // The block at work.
 class Block {
  public:
@@ -34,6 +59,8 @@ class Block {
     std::fill(shared_.begin(), shared_.end(), std::byte{0xff});  // NaN until written
     words_.assign((shared_bytes + 3) / 4, {});
     phase_ = 1;
+    requests_.resize(std::size_t(threads / kWarp));
+    for (Requests& warp : requests_) warp.begin();
     for (int i = 0; i < count_; ++i) {
       State& thread = *threads_[i];
       thread.waits = Waits::no;
@@ -67,6 +94,19 @@ class Block {
     }
     std::memcpy(take, threads_[first + from_lane]->given[slot], bytes);
   }
+
+  void touch_sectors(std::uintptr_t at, std::size_t bytes) {
+    if (running_index >= 0) {  // a plain loop: its indices are the lanes of one warp after the other
+      const int lane = int(running_index % kWarp);
+      requests_.resize(1);
+      if (running_index / kWarp != flat_warp_) requests_[0].begin();
+      flat_warp_ = running_index / kWarp;
+      requests_[0].touch(lane, at, bytes);
+    } else if (current_) {
+      requests_[std::size_t(current_->index / kWarp)].touch(current_->index % kWarp, at, bytes);
+    }
+  }
+  void begin_flat() { flat_warp_ = -1; }
 
   std::byte* shared_memory(std::int64_t offset, std::int64_t bytes) {
     if (offset + bytes > std::int64_t(shared_.size()))
@@ -193,6 +233,8 @@ class Block {
   std::vector<std::byte> shared_;
   std::vector<Word> words_;
   std::int64_t phase_ = 1;
+  std::vector<Requests> requests_;  // one a warp
+  std::int64_t flat_warp_ = -1;
 };
 
 Block& running_block() {
@@ -204,10 +246,12 @@ Block& running_block() {
 
 Counters counters() { return detail::now; }
 void reset_counters() { detail::now = {}; }
+void count_sectors(bool on) { detail::counts_sectors = on; }
 
 namespace detail {
 
 Counters now;
+bool counts_sectors = false;
 
 void outside_global(std::uintptr_t address, std::size_t bytes, Extent extent) {
   const auto distance = std::int64_t(address - extent.begin);
@@ -216,6 +260,9 @@ void outside_global(std::uintptr_t address, std::size_t bytes, Extent extent) {
 }
 void outside_shared(std::int64_t index, std::int64_t count) {
   running_block().fault("touches element ", index, " of ", count, " in shared memory");
+}
+void touch_sectors(const void* at, std::size_t bytes) {
+  running_block().touch_sectors(reinterpret_cast<std::uintptr_t>(at), bytes);
 }
 std::byte* shared_memory(std::int64_t offset, std::int64_t bytes) {
   return running_block().shared_memory(offset, bytes);
@@ -241,6 +288,7 @@ void run_grid(std::string_view op, std::int64_t blocks, int threads, std::size_t
 }
 
 void count_flat(std::string_view op, std::int64_t count) {
+  running_block().begin_flat();
   running_op = op;
   ++now.launches;
   now.threads += count;

@@ -23,15 +23,20 @@ struct Traffic {
 struct Counters {
   std::int64_t launches = 0, blocks = 0, threads = 0, barriers = 0, shuffles = 0;
   Traffic global_reads, global_writes, shared_reads, shared_writes;
+  /// 32-byte sectors of global memory that warps asked for: a GPU moves nothing smaller. The n-th accesses of a warp's
+  /// 32 lanes count as one request, as they are on a GPU while no lane takes another branch. Only under
+  /// count_sectors().
+  std::int64_t sectors = 0;
 };
 Counters counters();
 void reset_counters();
+/// Whether sectors are counted from here on; it slows every access.
+void count_sectors(bool on);
 
 /// How much memory the device has, 4 GiB at first: what is lent already stays.
 void set_memory(std::size_t bytes);
 
-// --- what launch.h's Thread, Global and Shared are made of
-// --------------------------------------------------------------
+// --- what launch.h's Thread, Global and Shared are made of ----------------------------------------------------------
 
 namespace detail {
 
@@ -53,6 +58,9 @@ T* on_host(T* device) {
 }
 
 [[noreturn]] void outside_global(std::uintptr_t address, std::size_t bytes, Extent extent);
+
+extern bool counts_sectors;
+void touch_sectors(const void* at, std::size_t bytes);
 
 /// Shared memory of the running block, from a byte offset on.
 std::byte* shared_memory(std::int64_t offset, std::int64_t bytes);

@@ -8,6 +8,7 @@
 #define SINKHORN_DEVICE
 
 namespace sinkhorn::cuda {
+inline namespace emulated {  // in a CUDA build, where lessons use the emulator too, other names than the GPU's
 
 template <class T>
 class Global {
@@ -21,10 +22,12 @@ class Global {
     Element(const Element&) = default;
     operator Value() const {
       count(emulator::detail::now.global_reads);
+      if (emulator::detail::counts_sectors) emulator::detail::touch_sectors(at_, sizeof(T));
       return *at_;
     }
     Element& operator=(const Value& value) {
       count(emulator::detail::now.global_writes);
+      if (emulator::detail::counts_sectors) emulator::detail::touch_sectors(at_, sizeof(T));
       *at_ = value;
       return *this;
     }
@@ -167,4 +170,5 @@ void for_each(std::string_view op, std::int64_t count, const F& f) {
   }
 }
 
+}  // namespace emulated
 }  // namespace sinkhorn::cuda

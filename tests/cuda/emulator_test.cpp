@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "autograd/ops.h"
+#include "cuda/emulator/array.h"
 #include "cuda/reduce.h"
 #include "cuda/runtime.h"
 #include "tests/autograd/expect.h"
@@ -40,6 +41,37 @@ TEST(Emulator, RunsEveryThreadOfEveryBlock) {
   run(3, 64, 0, [=](Thread& t) { out[t.block() * 64 + t.index()] = float(100 * t.block() + t.index()); });
   const std::vector<double> values = y.to_vector();
   for (int i = 0; i < 3 * 64; ++i) EXPECT_EQ(values[std::size_t(i)], 100 * (i / 64) + i % 64);
+}
+
+TEST(Emulator, CountsTheSectorsThatWarpsAskFor) {
+  const emulator::Array<float> x(std::int64_t(32 * 32)), y(std::int64_t(32 * 32));
+  const auto sectors = [&](auto&& run_kernel) {
+    emulator::reset_counters();
+    emulator::count_sectors(true);
+    run_kernel();
+    emulator::count_sectors(false);
+    return emulator::counters().sectors;
+  };
+  const Global<float> in = x.on_device(), out = y.on_device();
+  // 32 neighbours of 4 bytes are 4 sectors, whether read or written; a column of a 32 x 32 matrix is 32.
+  EXPECT_EQ(sectors([&] { run(2, 64, 0, [=](Thread& t) { out[t.index()] = in[t.index()]; }); }), 2 * 2 * (4 + 4));
+  EXPECT_EQ(sectors([&] { run(1, 32, 0, [=](Thread& t) { out[t.index()] = in[32 * t.index()]; }); }), 32 + 4);
+  EXPECT_EQ(sectors([&] { run(1, 32, 0, [=](Thread& t) { out[t.index()] = in[0]; }); }), 1 + 4);
+  EXPECT_EQ(sectors([&] { for_each("flat", 64, [=](std::int64_t i) { out[i] = in[i]; }); }), 2 * (4 + 4));
+  EXPECT_EQ(sectors([&] { for_each("flat", 64, [=](std::int64_t i) { out[i] = in[16 * i % 1024]; }); }), 2 * (32 + 4));
+  emulator::reset_counters();
+  run(1, 32, 0, [=](Thread& t) { out[t.index()] = 1; });
+  EXPECT_EQ(emulator::counters().sectors, 0) << "they are counted only when asked for";
+}
+
+TEST(Emulator, ArraysGoThereAndBackAndAreGuarded) {
+  const emulator::Array<float> x(std::vector<float>{1, 2, 3});
+  const Global<float> at = x.on_device();
+  run(1, 32, 0, [=](Thread& t) {
+    if (t.index() < 3) at[t.index()] = 2 * at[t.index()];
+  });
+  EXPECT_EQ(x.to_host(), std::vector<float>({2, 4, 6}));
+  expect_error([&] { run(1, 32, 0, [=](Thread& t) { at[t.index()] = 0; }); }, {"of a buffer of 12 bytes"});
 }
 
 TEST(Emulator, ReducesOverWarpsAndBlocks) {

@@ -83,7 +83,7 @@ TEST(Drawing, AHeatMapRunsFromItsLeastToItsLargestValue) {
 }
 
 TEST(Drawing, CellsThatDoNotFitAreAveraged) {
-  const std::string picture = heat_map({.columns = 40, .unicode = false}, ramp(4, 40));
+  const std::string picture = heat_map({.columns = 60, .unicode = false}, ramp(4, 40));
   EXPECT_NE(picture.find("each cell is the mean of 2 x 2"), std::string::npos) << picture;
 }
 

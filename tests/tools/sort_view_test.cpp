@@ -620,28 +620,37 @@ TEST_F(SortProgram, RefusesWhatMakesNoSense) {
 
 // ---- on a terminal ----
 
-class SortTerminal : public SortProgram {};
+class SortTerminal : public SortProgram {
+ protected:
+  static bool hands_over_single_keys(const Terminal& terminal) {
+    return !(terminal.attributes().c_lflag & (ICANON | ECHO));
+  }
+  static bool same_attributes(const termios& a, const termios& b) {
+    return a.c_iflag == b.c_iflag && a.c_oflag == b.c_oflag && a.c_cflag == b.c_cflag && a.c_lflag == b.c_lflag &&
+           std::equal(std::begin(a.c_cc), std::end(a.c_cc), std::begin(b.c_cc));
+  }
+};
 
 TEST_F(SortTerminal, KeysMoveThroughItAndItLeavesTheTerminalAsItWas) {
   Terminal terminal(place.path, {"sort-view", "--buckets", "8"});
-  const termios before = terminal.settings();
-  EXPECT_FALSE(terminal.hands_over_single_keys());
-  ASSERT_NE(terminal.wait_for("iteration 0 of 20"), "") << terminal.written();
-  EXPECT_TRUE(terminal.hands_over_single_keys());
+  const termios before = terminal.attributes();
+  EXPECT_FALSE(hands_over_single_keys(terminal));
+  ASSERT_TRUE(terminal.wait_for("iteration 0 of 20")) << terminal.screen();
+  EXPECT_TRUE(hands_over_single_keys(terminal));
   terminal.type("\x1b[C");
-  EXPECT_NE(terminal.wait_for("iteration 1 of 20"), "") << terminal.written();
+  EXPECT_TRUE(terminal.wait_for("iteration 1 of 20")) << terminal.screen();
   terminal.type("ll");
-  EXPECT_NE(terminal.wait_for("iteration 3 of 20"), "");
+  EXPECT_TRUE(terminal.wait_for("iteration 3 of 20"));
   terminal.type("h+n");
-  EXPECT_NE(terminal.wait_for("iteration 2 of 20"), "");
-  EXPECT_NE(terminal.wait_for("temperature 0.9, noise on (draw 1)"), "");
+  EXPECT_TRUE(terminal.wait_for("iteration 2 of 20"));
+  EXPECT_TRUE(terminal.wait_for("temperature 0.9, noise on (draw 1)"));
   terminal.type("?");
-  EXPECT_NE(terminal.wait_for("goes back"), "");
+  EXPECT_TRUE(terminal.wait_for("goes back"));
   terminal.type(" q");
-  EXPECT_EQ(terminal.wait(), 0) << terminal.written();
-  EXPECT_TRUE(testing::same_settings(terminal.settings(), before));
-  EXPECT_TRUE(contains(terminal.written(), "\x1b[?1049h"));
-  const std::string& all = terminal.written();
+  EXPECT_EQ(terminal.wait(), 0) << terminal.screen();
+  EXPECT_TRUE(same_attributes(terminal.attributes(), before));
+  EXPECT_TRUE(contains(terminal.screen(), "\x1b[?1049h"));
+  const std::string& all = terminal.screen();
   EXPECT_GT(all.rfind("\x1b[?25h"), all.rfind("\x1b[?25l")) << "the cursor is shown again";
   EXPECT_GT(all.rfind("\x1b[?1049l"), all.rfind("\x1b[?1049h")) << "and what stood on the screen";
 }
@@ -654,55 +663,55 @@ TEST_F(SortTerminal, EveryEndRestoresTheTerminal) {
   for (const End& end : {End{"\x1b", 0, 0}, End{"\x03", 0, 130}, End{"", SIGTERM, 130}, End{"", SIGINT, 130},
                          End{"", SIGHUP, 130}, End{"", SIGSEGV, 1000 + SIGSEGV}, End{"", SIGABRT, 1000 + SIGABRT}}) {
     Terminal terminal(place.path, {"sort-view", "--buckets", "8"});
-    const termios before = terminal.settings();
-    ASSERT_NE(terminal.wait_for("iteration 0 of 20"), "");
-    ASSERT_TRUE(terminal.hands_over_single_keys());
+    const termios before = terminal.attributes();
+    ASSERT_TRUE(terminal.wait_for("iteration 0 of 20"));
+    ASSERT_TRUE(hands_over_single_keys(terminal));
     terminal.type(end.keys);
     if (end.signal) terminal.send(end.signal);
     EXPECT_EQ(terminal.wait(), end.code) << end.signal;
-    EXPECT_TRUE(testing::same_settings(terminal.settings(), before)) << end.signal;
-    EXPECT_GT(terminal.written().rfind("\x1b[?25h"), terminal.written().rfind("\x1b[?25l")) << end.signal;
+    EXPECT_TRUE(same_attributes(terminal.attributes(), before)) << end.signal;
+    EXPECT_GT(terminal.screen().rfind("\x1b[?25h"), terminal.screen().rfind("\x1b[?25l")) << end.signal;
   }
 }
 
 TEST_F(SortTerminal, CtrlZGivesTheTerminalBackUntilItGoesOn) {
   Terminal terminal(place.path, {"sort-view", "--buckets", "8"});
-  const termios before = terminal.settings();
-  ASSERT_NE(terminal.wait_for("iteration 0 of 20"), "");
+  const termios before = terminal.attributes();
+  ASSERT_TRUE(terminal.wait_for("iteration 0 of 20"));
   terminal.type("\x1a");
-  ASSERT_NE(terminal.wait_for("\x1b[?1049l"), "");
+  ASSERT_TRUE(terminal.wait_for("\x1b[?1049l"));
   // It has no shell above it that could stop and go on with it, so it may go on at once; a signal does no harm.
   terminal.send(SIGCONT);
-  ASSERT_NE(terminal.wait_for("\x1b[?1049h"), "") << "it takes the terminal again";
-  ASSERT_NE(terminal.wait_for("iteration 0 of 20"), "");
+  ASSERT_TRUE(terminal.wait_for("\x1b[?1049h")) << "it takes the terminal again";
+  ASSERT_TRUE(terminal.wait_for("iteration 0 of 20"));
   terminal.type("lq");
-  EXPECT_NE(terminal.wait_for("iteration 1 of 20"), "");
+  EXPECT_TRUE(terminal.wait_for("iteration 1 of 20"));
   EXPECT_EQ(terminal.wait(), 0);
-  EXPECT_TRUE(testing::same_settings(terminal.settings(), before));
+  EXPECT_TRUE(same_attributes(terminal.attributes(), before));
 }
 
 TEST_F(SortTerminal, FollowsTheWindowAndNoColor) {
-  Terminal terminal(place.path, {"sort-view", "--buckets", "16"}, 100, 30, {{"NO_COLOR", "1"}});
-  ASSERT_NE(terminal.wait_for("q quit"), "");
-  EXPECT_FALSE(contains(terminal.written(), "38;5")) << "no colours were wanted";
+  Terminal terminal(place.path, {"sort-view", "--buckets", "16"}, {{"NO_COLOR", "1"}}, 100, 30);
+  ASSERT_TRUE(terminal.wait_for("q quit"));
+  EXPECT_FALSE(contains(terminal.screen(), "38;5")) << "no colours were wanted";
   terminal.resize(30, 10);
-  EXPECT_NE(terminal.wait_for("40 x 14"), "") << terminal.written();
+  EXPECT_TRUE(terminal.wait_for("40 x 14")) << terminal.screen();
   terminal.resize(60, 20);
-  EXPECT_NE(terminal.wait_for("Sorting matrix, iteration 0"), "");
+  EXPECT_TRUE(terminal.wait_for("Sorting matrix, iteration 0"));
   terminal.type("q");
   EXPECT_EQ(terminal.wait(), 0);
   Terminal coloured(place.path, {"sort-view", "--buckets", "4"});
-  ASSERT_NE(coloured.wait_for("q quit"), "");
-  EXPECT_TRUE(contains(coloured.written(), "38;5"));
+  ASSERT_TRUE(coloured.wait_for("q quit"));
+  EXPECT_TRUE(contains(coloured.screen(), "38;5"));
 }
 
 TEST_F(SortTerminal, SavesUnderANameThatIsFree) {
   Terminal terminal(place.path, {"sort-view", "--buckets", "4"});
-  ASSERT_NE(terminal.wait_for("iteration 0 of 20"), "");
+  ASSERT_TRUE(terminal.wait_for("iteration 0 of 20"));
   terminal.type("s");
-  EXPECT_NE(terminal.wait_for("Saved sort-view-1.svg"), "") << terminal.written();
+  EXPECT_TRUE(terminal.wait_for("Saved sort-view-1.svg")) << terminal.screen();
   terminal.type("s");
-  EXPECT_NE(terminal.wait_for("Saved sort-view-2.svg"), "") << terminal.written();
+  EXPECT_TRUE(terminal.wait_for("Saved sort-view-2.svg")) << terminal.screen();
   terminal.type("q");
   EXPECT_EQ(terminal.wait(), 0);
   EXPECT_EQ(content_of(in("sort-view-1.svg")), run({"--buckets", "4", "--svg", "-"}).out);
@@ -711,11 +720,11 @@ TEST_F(SortTerminal, SavesUnderANameThatIsFree) {
 TEST_F(SortTerminal, AllAndOtherOutputsArePlainThereToo) {
   Terminal terminal(place.path, {"sort-view", "--buckets", "4", "--iterations", "2", "--all"});
   EXPECT_EQ(terminal.wait(), 0);
-  EXPECT_TRUE(contains(terminal.written(), "iteration 2"));
-  EXPECT_FALSE(contains(terminal.written(), "\x1b[?1049h"));
-  Terminal dumb(place.path, {"sort-view", "--buckets", "4", "--iterations", "2"}, 80, 24, {{"TERM", "dumb"}});
+  EXPECT_TRUE(contains(terminal.screen(), "iteration 2"));
+  EXPECT_FALSE(contains(terminal.screen(), "\x1b[?1049h"));
+  Terminal dumb(place.path, {"sort-view", "--buckets", "4", "--iterations", "2"}, {{"TERM", "dumb"}});
   EXPECT_EQ(dumb.wait(), 0);
-  EXPECT_EQ(dumb.written().find('\x1b'), std::string::npos);
+  EXPECT_EQ(dumb.screen().find('\x1b'), std::string::npos);
 }
 
 // ---- checkpoints ----
@@ -787,6 +796,7 @@ TEST_F(SortCheckpoint, GumbelSinkhornHeadsShowWhatTheModelComputes) {
         }
       }
     }
+    if (text.size() == 2) continue;  // one bucket has no choice
     EXPECT_FALSE(equal_bits(all.layers[0].heads[0].matrix, all.layers[0].heads[1].matrix));
     EXPECT_FALSE(equal_bits(all.layers[0].heads[0].matrix, all.layers[1].heads[0].matrix));
   }
@@ -846,11 +856,11 @@ TEST_F(SortCheckpoint, CausalHeadsShowTheirTopK) {
   expect_refusal(3, {"--checkpoint", "run", "--text", "missing.txt"}, {"missing.txt"});
 
   Terminal terminal(place.path, {"sort-view", "--checkpoint", "run", "--prompt", text});
-  ASSERT_NE(terminal.wait_for("layer 1 of 2, head 2 of 4"), "") << terminal.written();
+  ASSERT_TRUE(terminal.wait_for("layer 1 of 2, head 2 of 4")) << terminal.screen();
   terminal.type("]");
-  EXPECT_NE(terminal.wait_for("layer 1 of 2, head 3 of 4 (rotated)"), "");
+  EXPECT_TRUE(terminal.wait_for("layer 1 of 2, head 3 of 4 (rotated)"));
   terminal.type("}");
-  EXPECT_NE(terminal.wait_for("layer 2 of 2, head 3 of 4 (rotated)"), "");
+  EXPECT_TRUE(terminal.wait_for("layer 2 of 2, head 3 of 4 (rotated)"));
   terminal.type("q");
   EXPECT_EQ(terminal.wait(), 0);
 }
