@@ -53,7 +53,7 @@ std::string joined(const std::vector<std::string>& lines) {
   return text;
 }
 
-/// Text without escape codes, cut to its first `columns` code points. What a user named may hold control characters.
+/// The first `columns` code points of a text, without control characters.
 std::string cut(const std::string& text, int columns) {
   std::string result;
   int used = 0;
@@ -153,7 +153,7 @@ std::string help_text(const Style& style) {
       "what the query bucket gets to see.\n\n"
       "  left right, h l  iteration\n"
       "  Home End, 0 G    the first, the last\n"
-      "  + -  temperature: low picks, high blends\n"
+      "  + -  temperature: low is decided\n"
       "  n    new Gumbel noise\n"
       "  N    noise on and off\n"
       "  c    causal mask on and off\n"
@@ -163,7 +163,7 @@ std::string help_text(const Style& style) {
       "  q, Esc, Ctrl-C   quit\n\n"
       "An iteration divides every row by its sum, then every column by its own. In the end both sums are 1: each query "
       "bucket gets one bucket's worth, each key bucket is given away once.\n\n"
-      "? or any other key goes back.");
+      "Any key goes back.");
 }
 
 /// One sentence about what stands there.
@@ -616,6 +616,9 @@ int sort_view(const SortViewOptions& options, std::ostream& out) {
   } else {
     source = random_scores(options.buckets, std::uint64_t(options.seed));
   }
+  // A path may hold what would move the cursor.
+  std::replace_if(
+      source.name.begin(), source.name.end(), [](unsigned char c) { return c < 0x20 || c == 0x7F; }, '?');
   const SortState state = first_state(options, source, place);
   const bool pictures = !options.json.empty() || !options.svg.empty() || !options.html.empty();
   if (!pictures && !options.all && !options.iteration && RawTerminal::available()) {
