@@ -1,5 +1,6 @@
 #include "tools/raw_terminal.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <termios.h>
@@ -26,6 +27,7 @@ volatile std::sig_atomic_t changed = 0;   // the terminal is in our hands
 volatile std::sig_atomic_t asked = 0;     // SIGINT, SIGTERM or SIGHUP came
 volatile std::sig_atomic_t stale = 0;     // the picture is: another size, or back from being suspended
 volatile std::sig_atomic_t on_other = 0;  // on the alternate screen
+int wake_up[2] = {-1, -1};                // a pipe that ends a wait, whichever thread takes the signal, and when
 constexpr std::string_view kEnterOther = "\x1b[?1049h\x1b[H\x1b[2J", kLeaveOther = "\x1b[?1049l";
 constexpr std::string_view kHideCursor = "\x1b[?25l", kShowCursor = "\x1b[0m\x1b[?25h";
 
@@ -56,7 +58,7 @@ void restore() {
   if (!in_foreground()) return;
   send(kShowCursor);
   send(on_other ? kLeaveOther : std::string_view("\r\n"));
-  tcsetattr(STDIN_FILENO, TCSADRAIN, &former_settings);
+  tcsetattr(STDIN_FILENO, TCSANOW, &former_settings);
 }
 
 void set_raw() {
@@ -65,7 +67,7 @@ void set_raw() {
   raw.c_iflag &= ~tcflag_t(IXON | ICRNL | INLCR);
   raw.c_cc[VMIN] = 1;
   raw.c_cc[VTIME] = 0;
-  tcsetattr(STDIN_FILENO, TCSADRAIN, &raw);
+  tcsetattr(STDIN_FILENO, TCSANOW, &raw);
 }
 
 void take(bool other_screen) {
@@ -76,15 +78,26 @@ void take(bool other_screen) {
   send(kHideCursor);
 }
 
+/// Ends the wait for a key, also one that has not begun yet.
+void wake() {
+  const int error = errno;
+  (void)!::write(wake_up[1], "", 1);
+  errno = error;
+}
+
 extern "C" void note_end(int) {
   if (asked) {
     restore();
     _exit(130);
   }
   asked = 1;
+  wake();
 }
 
-extern "C" void note_change(int) { stale = 1; }
+extern "C" void note_change(int) {
+  stale = 1;
+  wake();
+}
 
 extern "C" void restore_and_crash(int number) {
   restore();
@@ -111,7 +124,7 @@ std::array<struct sigaction, kHandlers.size()> former_handlers;
 void set_handlers() {
   for (std::size_t i = 0; i < kHandlers.size(); ++i) {
     struct sigaction action {};
-    action.sa_handler = kHandlers[i].function;  // no SA_RESTART: poll and read return, so that the loop can ask
+    action.sa_handler = kHandlers[i].function;
     sigemptyset(&action.sa_mask);
     sigaction(kHandlers[i].number, nullptr, &former_handlers[i]);
     if (former_handlers[i].sa_handler != SIG_IGN) sigaction(kHandlers[i].number, &action, nullptr);
@@ -215,6 +228,7 @@ RawTerminal::RawTerminal(Screen screen) {
   if (!isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO) || tcgetattr(STDIN_FILENO, &former_settings) != 0)
     fail("terminal: stdin and stdout must both be terminals to read single keys");
   if (changed) fail("terminal: it is in use already");
+  if (pipe2(wake_up, O_NONBLOCK | O_CLOEXEC) != 0) fail("terminal: no file descriptor is free");
   asked = 0;
   stale = 0;
   set_handlers();
@@ -224,6 +238,7 @@ RawTerminal::RawTerminal(Screen screen) {
 RawTerminal::~RawTerminal() {
   restore();
   reset_handlers();
+  for (int& end : wake_up) ::close(std::exchange(end, -1));
 }
 
 void RawTerminal::suspend() {
@@ -259,15 +274,20 @@ Key RawTerminal::read(int timeout_ms) {
       wait = int(std::max<std::int64_t>(
           0, std::chrono::duration_cast<std::chrono::milliseconds>(until - Clock::now()).count()));
     if (decoder_.waiting()) wait = sequence_ms;
-    pollfd in{STDIN_FILENO, POLLIN, 0};
-    const int count = poll(&in, 1, wait);
+    std::array<pollfd, 2> ends = {{{STDIN_FILENO, POLLIN, 0}, {wake_up[0], POLLIN, 0}}};
+    const int count = poll(ends.data(), ends.size(), wait);
     if (count < 0 && errno == EINTR) continue;
+    std::array<char, 256> buffer;
+    if (count > 0 && ends[1].revents != 0) {
+      while (::read(wake_up[0], buffer.data(), buffer.size()) > 0) {
+      }
+      continue;
+    }
     if (count == 0) {
       if (!decoder_.waiting()) return {};
       ready_ = decoder_.finish();
       continue;
     }
-    std::array<char, 256> buffer;
     const ssize_t bytes = ::read(STDIN_FILENO, buffer.data(), buffer.size());
     if (bytes < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (bytes <= 0) return {Kind::closed, 0};

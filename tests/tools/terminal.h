@@ -59,13 +59,14 @@ class Terminal {
   /// Waits until `text` appears behind what an earlier call found. False if the program ended, or two minutes passed.
   bool wait_for(const std::string& text) {
     const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(2);
-    for (;;) {
+    for (bool last_look = false;;) {
       const std::size_t at = shown_.find(text, found_);
       if (at != std::string::npos) {
         found_ = at + text.size();
         return true;
       }
-      if (!read_for(100) || std::chrono::steady_clock::now() > end) return false;
+      if (last_look) return false;
+      last_look = !read_for(100) || std::chrono::steady_clock::now() > end;
     }
   }
   /// The exit code, or 1000 + the signal.
