@@ -128,7 +128,8 @@ std::vector<std::string> remarks_of(const SortSource& source, const SortHead& he
   if (head.rotated)
     remarks.emplace_back("It sees its sequence rotated left by bucket_size - 1 tokens; buckets count in that order.");
   if (head.shared > 0)
-    remarks.push_back(fmt::format("SortCut: all query buckets see the first {} choices alone.", head.shared));
+    remarks.push_back(fmt::format("SortCut: all query buckets share the first {} {}.", head.shared,
+                                  head.by_top_k ? "choices" : "rows"));
   return remarks;
 }
 

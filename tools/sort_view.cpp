@@ -358,6 +358,7 @@ std::vector<std::string> SortView::panel(const Style& style, int rows, const std
   };
   add("shades: " + shades);
   add(meaning(source_, state_, head()));
+  for (const std::string& remark : remarks_of(source_, head())) add(remark);
   const int height = std::min(rows - int(lines.size()) - 3, 7);
   if (height < 3) return lines;
 

@@ -49,6 +49,7 @@ SortState pressed(const SortState& state, const Key& key, const SortSource& sour
 class SortView {
  public:
   SortView(SortSource source, const SortState& state);
+  SortView(const SortView&) = delete;  // what is computed points into the source
 
   const SortSource& source() const { return source_; }
   const SortState& state() const { return state_; }

@@ -813,6 +813,22 @@ TEST_F(SortCheckpoint, GumbelSinkhornHeadsShowWhatTheModelComputes) {
   expect_refusal(3, {"--checkpoint", "pair", "--prompt", "xyz"}, {"--prompt", "'x'"});
 }
 
+TEST_F(SortCheckpoint, BucketsWithoutATokenStayClosed) {
+  train_pair({"--use-simple-sort-net"});  // its encoder takes one length, to which sources are padded
+  const SortSource all = source("pair", "123");
+  const SortHead& head = all.layers[0].heads[0];
+  const std::int64_t buckets = head.scores.shape()[1];
+  ASSERT_GT(buckets, 2);
+  SortSteps steps(head, {.temperature = 0.6}, 7);
+  EXPECT_TRUE(equal_bits(steps.matrix(7), head.matrix));
+  for (const std::int64_t k : {0, 1, 7}) {
+    const std::vector<double> m = steps.matrix(k).to_vector();
+    for (std::int64_t u = 0; u < buckets; ++u)
+      for (std::int64_t v = 0; v < buckets; ++v) EXPECT_EQ(m[std::size_t(u * buckets + v)] == 0, v >= 2) << k;
+  }
+  EXPECT_LT(steps.errors(7).columns, 1e-5) << "closed columns are no error";
+}
+
 TEST_F(SortCheckpoint, CausalHeadsShowTheirTopK) {
   train_text({"--n-local-attn-heads", "1"});
   const std::string text = "The quick brown fox jumps over 1 lazy dogs.";
