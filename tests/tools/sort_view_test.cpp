@@ -63,7 +63,7 @@ SortHead top_k_head(std::int64_t buckets, std::int64_t nulls, std::int64_t n) {
   return head;
 }
 
-SortSource model_source(std::vector<SortHead> heads) {
+SortSource model_source(const std::vector<SortHead>& heads) {
   SortSource source;
   source.name = "run/best.safetensors";
   source.model = SortModel{0.75, 5};
