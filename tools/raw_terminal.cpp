@@ -1,5 +1,6 @@
 #include "tools/raw_terminal.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <termios.h>
@@ -26,6 +27,7 @@ volatile std::sig_atomic_t changed = 0;   // the terminal is in our hands
 volatile std::sig_atomic_t asked = 0;     // SIGINT, SIGTERM or SIGHUP came
 volatile std::sig_atomic_t stale = 0;     // the picture is: another size, or back from being suspended
 volatile std::sig_atomic_t on_other = 0;  // on the alternate screen
+int wake_up[2] = {-1, -1};                // a pipe that ends a wait, whichever thread takes the signal, and when
 constexpr std::string_view kEnterOther = "\x1b[?1049h\x1b[H\x1b[2J", kLeaveOther = "\x1b[?1049l";
 constexpr std::string_view kHideCursor = "\x1b[?25l", kShowCursor = "\x1b[0m\x1b[?25h";
 
@@ -45,26 +47,42 @@ bool send(std::string_view bytes) {
   return true;
 }
 
+/// Whether the terminal is ours to change: a program in the background that tried would be stopped, and its shell has
+/// set the terminal to its own liking.
+bool in_foreground() { return tcgetpgrp(STDIN_FILENO) == getpgrp(); }
+
 /// Gives the terminal back. Safe in signal handlers.
 void restore() {
   if (!changed) return;
   changed = 0;
+  if (!in_foreground()) return;
   send(kShowCursor);
   send(on_other ? kLeaveOther : std::string_view("\r\n"));
-  tcsetattr(STDIN_FILENO, TCSADRAIN, &former_settings);
+  tcsetattr(STDIN_FILENO, TCSANOW, &former_settings);
 }
 
-void take(bool other_screen) {
+void set_raw() {
   termios raw = former_settings;
   raw.c_lflag &= ~tcflag_t(ECHO | ICANON | ISIG | IEXTEN);
   raw.c_iflag &= ~tcflag_t(IXON | ICRNL | INLCR);
   raw.c_cc[VMIN] = 1;
   raw.c_cc[VTIME] = 0;
+  tcsetattr(STDIN_FILENO, TCSANOW, &raw);
+}
+
+void take(bool other_screen) {
   on_other = other_screen;
   changed = 1;
-  tcsetattr(STDIN_FILENO, TCSADRAIN, &raw);
+  set_raw();
   if (other_screen) send(kEnterOther);
   send(kHideCursor);
+}
+
+/// Ends the wait for a key, also one that has not begun yet.
+void wake() {
+  const int error = errno;
+  (void)!::write(wake_up[1], "", 1);
+  errno = error;
 }
 
 extern "C" void note_end(int) {
@@ -73,9 +91,13 @@ extern "C" void note_end(int) {
     _exit(130);
   }
   asked = 1;
+  wake();
 }
 
-extern "C" void note_change(int) { stale = 1; }
+extern "C" void note_change(int) {
+  stale = 1;
+  wake();
+}
 
 extern "C" void restore_and_crash(int number) {
   restore();
@@ -102,7 +124,7 @@ std::array<struct sigaction, kHandlers.size()> former_handlers;
 void set_handlers() {
   for (std::size_t i = 0; i < kHandlers.size(); ++i) {
     struct sigaction action {};
-    action.sa_handler = kHandlers[i].function;  // no SA_RESTART: poll and read return, so that the loop can ask
+    action.sa_handler = kHandlers[i].function;
     sigemptyset(&action.sa_mask);
     sigaction(kHandlers[i].number, nullptr, &former_handlers[i]);
     if (former_handlers[i].sa_handler != SIG_IGN) sigaction(kHandlers[i].number, &action, nullptr);
@@ -116,39 +138,20 @@ void reset_handlers() {
 /// Of an escape sequence without its first byte: "[A", "OA", "[1;5C", "[5~".
 Key::Kind sequence(std::string_view text) {
   using Kind = Key::Kind;
-  const char last = text.back();
-  if (last == '~') {
-    switch (text[1]) {
-      case '1':
-      case '7':
-        return Kind::home;
-      case '4':
-      case '8':
-        return Kind::end;
-      case '5':
-        return Kind::page_up;
-      case '6':
-        return Kind::page_down;
-      default:
-        return Kind::none;
-    }
+  static constexpr std::pair<std::string_view, Kind> numbered[] = {{"1", Kind::home},    {"7", Kind::home},
+                                                                   {"4", Kind::end},     {"8", Kind::end},
+                                                                   {"5", Kind::page_up}, {"6", Kind::page_down}};
+  static constexpr std::pair<char, Kind> lettered[] = {{'A', Kind::up},   {'B', Kind::down}, {'C', Kind::right},
+                                                       {'D', Kind::left}, {'H', Kind::home}, {'F', Kind::end}};
+  if (text.back() == '~') {
+    const std::string_view number = text.substr(1, text.find_first_of("~;") - 1);
+    for (const auto& [known, kind] : numbered)
+      if (known == number) return kind;
+    return Kind::none;
   }
-  switch (last) {
-    case 'A':
-      return Kind::up;
-    case 'B':
-      return Kind::down;
-    case 'C':
-      return Kind::right;
-    case 'D':
-      return Kind::left;
-    case 'H':
-      return Kind::home;
-    case 'F':
-      return Kind::end;
-    default:
-      return Kind::none;
-  }
+  for (const auto& [known, kind] : lettered)
+    if (known == text.back()) return kind;
+  return Kind::none;
 }
 
 /// Bytes of the escape sequence at the front; 0 if it has not ended yet.
@@ -225,6 +228,7 @@ RawTerminal::RawTerminal(Screen screen) {
   if (!isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO) || tcgetattr(STDIN_FILENO, &former_settings) != 0)
     fail("terminal: stdin and stdout must both be terminals to read single keys");
   if (changed) fail("terminal: it is in use already");
+  if (pipe2(wake_up, O_NONBLOCK | O_CLOEXEC) != 0) fail("terminal: no file descriptor is free");
   asked = 0;
   stale = 0;
   set_handlers();
@@ -234,6 +238,7 @@ RawTerminal::RawTerminal(Screen screen) {
 RawTerminal::~RawTerminal() {
   restore();
   reset_handlers();
+  for (int& end : wake_up) ::close(std::exchange(end, -1));
 }
 
 void RawTerminal::suspend() {
@@ -252,6 +257,7 @@ Key RawTerminal::read(int timeout_ms) {
     if (asked) return {Kind::interrupt, 0};
     if (stale) {
       stale = 0;
+      set_raw();  // a shell that stopped the program has set the terminal for itself
       return {Kind::redraw, 0};
     }
     if (!ready_.empty()) {
@@ -268,15 +274,20 @@ Key RawTerminal::read(int timeout_ms) {
       wait = int(std::max<std::int64_t>(
           0, std::chrono::duration_cast<std::chrono::milliseconds>(until - Clock::now()).count()));
     if (decoder_.waiting()) wait = sequence_ms;
-    pollfd in{STDIN_FILENO, POLLIN, 0};
-    const int count = poll(&in, 1, wait);
+    std::array<pollfd, 2> ends = {{{STDIN_FILENO, POLLIN, 0}, {wake_up[0], POLLIN, 0}}};
+    const int count = poll(ends.data(), ends.size(), wait);
     if (count < 0 && errno == EINTR) continue;
+    std::array<char, 256> buffer;
+    if (count > 0 && ends[1].revents != 0) {
+      while (::read(wake_up[0], buffer.data(), buffer.size()) > 0) {
+      }
+      continue;
+    }
     if (count == 0) {
       if (!decoder_.waiting()) return {};
       ready_ = decoder_.finish();
       continue;
     }
-    std::array<char, 256> buffer;
     const ssize_t bytes = ::read(STDIN_FILENO, buffer.data(), buffer.size());
     if (bytes < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (bytes <= 0) return {Kind::closed, 0};

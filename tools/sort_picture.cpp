@@ -5,7 +5,11 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "tools/utf8.h"
 
 namespace sinkhorn {
 namespace {
@@ -32,11 +36,12 @@ std::string dumped(const Json& json, int indent = -1) {
   return json.dump(indent, ' ', false, Json::error_handler_t::replace);
 }
 
-/// For text in XML and HTML: markup and control characters, which XML does not allow, are replaced.
+/// For text in XML: without markup, without the control characters and bad UTF-8 that XML does not allow.
 std::string escaped(const std::string& text) {
-  const std::string quoted = dumped(Json(text));  // valid UTF-8 from here on
+  Utf8Stream valid;
+  const std::string repaired = valid.push(text) + valid.finish();
   std::string result;
-  for (const char c : Json::parse(quoted).get<std::string>()) {
+  for (const char c : repaired) {
     if (c == '&')
       result += "&amp;";
     else if (c == '<')
@@ -123,7 +128,8 @@ std::vector<std::string> remarks_of(const SortSource& source, const SortHead& he
   if (head.rotated)
     remarks.emplace_back("It sees its sequence rotated left by bucket_size - 1 tokens; buckets count in that order.");
   if (head.shared > 0)
-    remarks.push_back(fmt::format("SortCut: all query buckets see the first {} choices alone.", head.shared));
+    remarks.push_back(fmt::format("SortCut: all query buckets share the first {} {}.", head.shared,
+                                  head.by_top_k ? "choices" : "rows"));
   return remarks;
 }
 
@@ -271,6 +277,9 @@ std::string curves(const SortPicture& picture, double top, double width) {
         "<path class=\"grid\" d=\"M{:.0f} {:.1f}H{:.0f}\"/><text class=\"small\" x=\"54\" y=\"{:.1f}\" "
         "text-anchor=\"end\">1e{}</text>\n",
         axis.left, axis.y(std::pow(10, power)), axis.left + axis.width, axis.y(std::pow(10, power)) + 4, power);
+  for (const std::size_t i : {std::size_t(0), picture.frames.size() - 1})
+    svg += fmt::format("<text class=\"small\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">{}</text>\n", axis.x(i),
+                       axis.top + axis.height + 16, picture.frames[i].iteration);
   return svg + curve_of(picture, axis, &SortErrors::rows, "rows") +
          curve_of(picture, axis, &SortErrors::columns, "columns");
 }
@@ -294,6 +303,28 @@ std::string cells_of(const Tensor& matrix, const Range& range) {
 
 }  // namespace
 
+namespace {
+
+/// What it is, how it was made, and what to know about it.
+std::vector<std::string> head_of(const SortPicture& picture, const std::vector<Averaged>& drawn) {
+  std::vector<std::string> head = {"Sorting matrix of " + picture.source,
+                                   picture.place + (picture.place.empty() ? "" : ", ") + picture.setting};
+  head.insert(head.end(), picture.remarks.begin(), picture.remarks.end());
+  if (const std::string note = group_note(drawn); !note.empty()) head.push_back(note);
+  return head;
+}
+
+std::vector<std::string> wrapped(const std::vector<std::string>& paragraphs, int columns) {
+  std::vector<std::string> lines;
+  for (const std::string& paragraph : paragraphs) {
+    std::istringstream text(drawing::wrap({.columns = columns}, paragraph));
+    for (std::string line; std::getline(text, line);) lines.push_back(line);
+  }
+  return lines;
+}
+
+}  // namespace
+
 std::string to_svg(const SortPicture& picture) {
   const std::vector<Averaged> drawn = averages(picture.frames, kMostSvgCells);
   const bool with_curves = picture.frames.front().errors.has_value();
@@ -301,12 +332,10 @@ std::string to_svg(const SortPicture& picture) {
   const std::size_t across = picture.head.by_top_k ? 2 : 6, count = picture.frames.size(),
                     down = (count + across - 1) / across;
   const double width = margin * 2 + double(across) * (side + gap) - gap;
-  std::vector<std::string> head = {"Sorting matrix of " + picture.source, picture.setting};
-  if (!picture.place.empty()) head[1] = picture.place + ", " + head[1];
-  head.insert(head.end(), picture.remarks.begin(), picture.remarks.end());
-  if (const std::string note = group_note(drawn); !note.empty()) head.push_back(note);
+  // A letter is about 7 wide.
+  const std::vector<std::string> head = wrapped(head_of(picture, drawn), int((width - 2 * margin) / 7));
   const double top = margin + double(head.size()) * 20 + 8;
-  const double bottom = top + double(down) * (side + 44), height = bottom + (with_curves ? 200 : 0);
+  const double bottom = top + double(down) * (side + 58), height = bottom + (with_curves ? 220 : 0);
 
   std::string svg = fmt::format(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0:.0f} {1:.0f}\" width=\"{0:.0f}\" "
@@ -328,7 +357,8 @@ circle.rows, .t.rows { fill: var(--rows); } circle.columns, .t.columns { fill: v
                        i == 0 ? " font-weight=\"bold\"" : "", escaped(head[i]));
   for (std::size_t i = 0; i < count; ++i) {
     const SortFrame& frame = picture.frames[i];
-    const double x = margin + double(i % across) * (side + gap), y = top + double(i / across) * (side + 44);
+    const std::size_t column = i % across, row = i / across;
+    const double x = margin + double(column) * (side + gap), y = top + double(row) * (side + 58);
     const Range range = range_of(picture.frames, drawn, i);
     const Tensor& cells = drawn[i].values;
     const double scale = side / double(std::max(cells.shape()[0], cells.shape()[1]));
@@ -337,9 +367,11 @@ circle.rows, .t.rows { fill: var(--rows); } circle.columns, .t.columns { fill: v
         "shades {:.3g} to {:.3g}</title>{}</g>\n",
         x, y, scale, escaped(frame.name), range.low, range.high, cells_of(cells, range));
     svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n", x, y + side + 14, escaped(frame.name));
-    if (frame.errors)
-      svg += fmt::format("<text class=\"small\" x=\"{:.1f}\" y=\"{:.1f}\">rows {:.2g}, columns {:.2g}</text>\n", x,
-                         y + side + 28, frame.errors->rows, frame.errors->columns);
+    if (!frame.errors) continue;
+    svg += fmt::format("<text class=\"small\" x=\"{0:.1f}\" y=\"{1:.1f}\">rows {2:.2g}</text>\n", x, y + side + 28,
+                       frame.errors->rows);
+    svg += fmt::format("<text class=\"small\" x=\"{0:.1f}\" y=\"{1:.1f}\">columns {2:.2g}</text>\n", x, y + side + 41,
+                       frame.errors->columns);
   }
   if (with_curves) svg += curves(picture, bottom + 8, width);
   return svg + "</svg>\n";
@@ -382,7 +414,7 @@ let now = data.start;
 at("title").textContent = data.title;
 for (const line of data.about) { const p = document.createElement("p"); p.textContent = line; at("about").append(p); }
 at("slider").max = frames.length - 1;
-const short = x => x === null ? "closed" : Number(x).toPrecision(3).replace(/\.?0+$/, "").replace(/\.?0+e/, "e");
+const short = x => x === null ? "closed" : String(Number(Number(x).toPrecision(3)));
 const share = (f, x) => x === null ? 0 : f.high > f.low ? Math.min(1, Math.max(0, (x - f.low) / (f.high - f.low))) : x > 0 ? 1 : 0;
 function errorsText(f) {
   return f.errors ? `largest |sum - 1|: <span class="rows">rows ${short(f.errors[0])}</span>, <span class="columns">columns ${short(f.errors[1])}</span>` : "";

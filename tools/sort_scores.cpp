@@ -85,11 +85,10 @@ Tensor of_head(const Shown& shown, const char* what, std::int64_t h) {
 
 enum class Part { self, cross };
 
-SortLayer layer_of(const Shown& shown, const ModelConfig& config, Part part, std::string name) {
+SortLayer layer_of(const Shown& shown, const ModelConfig& config, Part part) {
   const std::int64_t local = part == Part::cross ? 0 : config.n_local_attn_heads, sorting = config.heads - local;
   const bool causal = config.causal && part == Part::self, by_top_k = !shown.contains("log_scores");
   SortLayer layer;
-  layer.name = std::move(name);
   layer.local_heads = local;
   layer.heads.reserve(std::size_t(sorting));
   for (std::int64_t h = 0; h < sorting; ++h) {
@@ -113,17 +112,20 @@ SortLayer layer_of(const Shown& shown, const ModelConfig& config, Part part, std
   return layer;
 }
 
-/// The layers of a stack; `prefix` is "", "encoder " or "decoder ".
+/// The layers of a stack: of a language model (""), of an "encoder" or a "decoder".
 std::vector<SortLayer> layers_of(const std::vector<Shown>& attentions, const ModelConfig& config,
-                                 const std::string& prefix) {
+                                 const std::string& stack) {
   std::vector<SortLayer> layers;
   layers.reserve(attentions.size());
   const std::size_t blocks = config.receives_context ? 2 : 1;
   for (std::size_t i = 0; i < attentions.size(); ++i) {
     const Part part = i % blocks == 1 ? Part::cross : Part::self;
-    layers.push_back(layer_of(attentions[i], config, part,
-                              fmt::format("{}layer {} of {}{}", prefix, i / blocks + 1, config.depth,
-                                          part == Part::cross ? ", cross-attention" : "")));
+    SortLayer layer = layer_of(attentions[i], config, part);
+    layer.part = part == Part::cross ? "cross" : stack;
+    layer.number = std::int64_t(i / blocks) + 1;
+    layer.name = fmt::format("{}{}layer {} of {}{}", stack, stack.empty() ? "" : " ", layer.number, config.depth,
+                             part == Part::cross ? ", cross-attention" : "");
+    layers.push_back(std::move(layer));
   }
   return layers;
 }
@@ -174,9 +176,9 @@ std::vector<SortLayer> run_model(const TrainedModel& trained, const Reading& rea
   const EncoderDecoder& pair = trained.model->encoder_decoder();
   const Tensor source = row_of(reading.source, most, remarks);
   const Var encoded = pair.encode(scope, {source, {}});
-  std::vector<SortLayer> layers = layers_of(watcher.take(), pair.encoder().config(), "encoder ");
+  std::vector<SortLayer> layers = layers_of(watcher.take(), pair.encoder().config(), "encoder");
   pair.decode(scope, {ids, {}}, encoded, {});
-  std::vector<SortLayer> more = layers_of(watcher.take(), pair.decoder().config(), "decoder ");
+  std::vector<SortLayer> more = layers_of(watcher.take(), pair.decoder().config(), "decoder");
   std::move(more.begin(), more.end(), std::back_inserter(layers));
   return layers;
 }
@@ -187,42 +189,31 @@ std::string numbers_of(const SortLayer& layer) {
   return first == last ? fmt::format("head {} has", first) : fmt::format("heads {} to {} have", first, last);
 }
 
-bool belongs(const SortLayer& layer, const std::string& part) {
-  const bool cross = layer.name.ends_with("cross-attention");
-  if (part == "cross") return cross;
-  return part.empty() || (layer.name.starts_with(part) && !cross);
-}
-
+/// The first layer and head that a choice fits.
 HeadPlace find(const std::vector<SortLayer>& layers, const HeadChoice& choice, const TrainedModel& trained) {
   const std::int64_t depth = trained.record.model.depth, heads = trained.record.model.heads;
   const auto refuse = [](const auto&... parts) { fail<UsageError>("sort-view: ", parts...); };
-  if (!choice.part.empty() && !trained.model->has_encoder())
+  const bool any_part = choice.part == "auto";
+  if (!any_part && !trained.model->has_encoder())
     refuse("--part ", choice.part, " is for an encoder-decoder, and ", trained.path,
            " is a language model; leave it out");
   if (choice.layer > depth)
-    refuse("--layer ", choice.layer, " is more than the model has: its layers are 1 to ", depth);
-  if (choice.head > heads) refuse("--head ", choice.head, " is more than the model has: its heads are 1 to ", heads);
-  std::optional<HeadPlace> place;
-  std::int64_t layer_number = 0;
-  for (std::size_t l = 0; l < layers.size() && !place; ++l) {
+    refuse("--layer ", choice.layer, " is more than the model has; its layers are 1 to ", depth);
+  if (choice.head > heads) refuse("--head ", choice.head, " is more than the model has; its heads are 1 to ", heads);
+  std::string elsewhere;
+  for (std::size_t l = 0; l < layers.size(); ++l) {
     const SortLayer& layer = layers[l];
-    if (!belongs(layer, choice.part)) continue;
-    ++layer_number;
-    if (choice.layer > 0 && layer_number != choice.layer) continue;
     if (layer.heads.empty()) continue;
+    if (elsewhere.empty()) elsewhere = layer.name + ", " + numbers_of(layer);
+    if ((!any_part && layer.part != choice.part) || (choice.layer > 0 && layer.number != choice.layer)) continue;
     if (choice.head > 0 && choice.head <= layer.local_heads)
       refuse("head ", choice.head, " of ", layer.name, " is a local head and sorts nothing; ", numbers_of(layer),
              " a sort net: give --head ", layer.heads.front().number);
-    place = HeadPlace{l, choice.head > 0 ? std::size_t(choice.head - 1 - layer.local_heads) : 0};
+    return {l, choice.head > 0 ? std::size_t(choice.head - 1 - layer.local_heads) : 0};
   }
-  if (place) return *place;
-  std::string others;
-  for (const SortLayer& layer : layers)
-    if (!layer.heads.empty() && others.empty()) others = "; in " + layer.name + " " + numbers_of(layer) + " one";
-  refuse("all ", heads, " heads of ", choice.part.empty() ? "the model" : "the " + choice.part,
-         " are local heads, which look at their neighbours and have no sort net",
-         others.empty() ? "; train with a smaller --n-local-attn-heads" : others);
-  return {};
+  fail<UsageError>("sort-view: all ", heads, " heads ", any_part ? "" : "of the " + choice.part + " ",
+                   "are local heads, which look at their neighbours and have no sort net; ",
+                   elsewhere.empty() ? "train with a smaller --n-local-attn-heads" : "in " + elsewhere + " one");
 }
 
 }  // namespace

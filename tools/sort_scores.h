@@ -23,7 +23,9 @@ struct SortHead {
 
 /// One attention layer, with the heads that have a sort net.
 struct SortLayer {
-  std::string name;  // "layer 1 of 4"
+  std::string name;         // "layer 1 of 4"
+  std::string part;         // of an encoder-decoder: "encoder", "decoder" or "cross"
+  std::int64_t number = 1;  // from 1, within its part
   std::int64_t local_heads = 0;
   std::vector<SortHead> heads;
 };
@@ -49,9 +51,9 @@ SortSource random_scores(std::int64_t buckets, std::uint64_t seed);
 /// between -1e6 and 1e6.
 SortSource parse_scores(const std::string& text, const std::string& where);
 
-/// Which heads of a checkpoint to begin with. 0 takes the first that has a sort net.
+/// Which head of a checkpoint to begin with. 0 and "auto" take the first that has a sort net.
 struct HeadChoice {
-  std::string part;  // of an encoder-decoder: "encoder", "decoder" or "cross"; empty: the first that has a sort net
+  std::string part = "auto";  // of an encoder-decoder: "encoder", "decoder" or "cross"
   std::int64_t layer = 0, head = 0;
 };
 

@@ -53,7 +53,7 @@ std::string joined(const std::vector<std::string>& lines) {
   return text;
 }
 
-/// Text without escape codes, cut to its first `columns` code points. What a user named may hold control characters.
+/// The first `columns` code points of a text, without control characters.
 std::string cut(const std::string& text, int columns) {
   std::string result;
   int used = 0;
@@ -151,18 +151,19 @@ std::string help_text(const Style& style) {
       style,
       "Rows are query buckets, columns are key buckets. The darker a cell, the larger the share of that key bucket in "
       "what the query bucket gets to see.\n\n"
-      "  left/right, h/l   one iteration back, on\n"
-      "  Home/End, 0/G     the first, the last one\n"
-      "  + -               temperature: low picks, high blends\n"
-      "  n                 new Gumbel noise\n"
-      "  N                 noise on and off\n"
-      "  c                 causal mask on and off\n"
-      "  [ ]  { }          head, layer (of a checkpoint)\n"
-      "  s                 save all iterations as SVG\n"
-      "  q, Esc, Ctrl-C    quit\n\n"
+      "  left right, h l  iteration\n"
+      "  Home End, 0 G    the first, the last\n"
+      "  + -  temperature: low is decided\n"
+      "  n    new Gumbel noise\n"
+      "  N    noise on and off\n"
+      "  c    causal mask on and off\n"
+      "  [ ]  head of a checkpoint\n"
+      "  { }  layer of a checkpoint\n"
+      "  s    save all iterations as SVG\n"
+      "  q, Esc, Ctrl-C   quit\n\n"
       "An iteration divides every row by its sum, then every column by its own. In the end both sums are 1: each query "
       "bucket gets one bucket's worth, each key bucket is given away once.\n\n"
-      "? or any other key goes back.");
+      "Any key goes back.");
 }
 
 /// One sentence about what stands there.
@@ -187,7 +188,7 @@ std::string number_of(double error) { return drawing::number(error, 3); }
 }  // namespace
 
 std::string describe(const SortHead& head, const SortSetting& setting) {
-  const std::string temperature = "temperature " + drawing::number(setting.temperature);
+  std::string temperature = "temperature " + drawing::number(setting.temperature);
   if (head.by_top_k) return temperature;
   return fmt::format("{}, noise {}, causal mask {}", temperature,
                      setting.noise ? fmt::format("on (draw {})", setting.draw + 1) : "off",
@@ -357,12 +358,15 @@ std::vector<std::string> SortView::panel(const Style& style, int rows, const std
   };
   add("shades: " + shades);
   add(meaning(source_, state_, head()));
+  for (const std::string& remark : remarks_of(source_, head())) add(remark);
   const int height = std::min(rows - int(lines.size()) - 3, 7);
   if (height < 3) return lines;
 
   std::vector<double> curve;
+  curve.reserve(steps().known_errors().size());
   for (const auto& errors : steps().known_errors())
-    curve.push_back(errors && errors->rows > 0 ? std::log10(errors->rows) : std::numeric_limits<double>::quiet_NaN());
+    curve.push_back(errors && errors->rows > 0 ? std::round(10 * std::log10(errors->rows)) / 10
+                                               : std::numeric_limits<double>::quiet_NaN());
   const std::vector<std::string> drawn = lines_of(drawing::curve(style, curve, height));
   lines.insert(lines.end(), {std::string(), drawing::paint(style, Tone::quiet, "log10 of the rows' error")});
   lines.insert(lines.end(), drawn.begin(), drawn.end());
@@ -457,7 +461,8 @@ Fields fields(SortViewOptions& o) {
       {"text", &o.text, anything(), "file with that text; - reads standard input"},
       {"layer", &o.layer, at_least(0), "layer, from 1; 0 takes the first that has a sort net"},
       {"head", &o.head, at_least(0), "head, from 1; 0 takes the first that has a sort net"},
-      {"part", &o.part, one_of({"", "encoder", "decoder", "cross"}), "of an encoder-decoder: encoder, decoder, cross"},
+      {"part", &o.part, one_of({"auto", "encoder", "decoder", "cross"}),
+       "of an encoder-decoder, cross for cross-attention; auto takes the first that has a sort net"},
       {"iterations", &o.iterations, between(1, 200), "how many to look at"},
       {"temperature", &o.temperature, between(0, 1000), "0 takes the checkpoint's, else 0.75"},
       {"noise", &o.noise, anything(), "add Gumbel noise, as training does"},
@@ -478,7 +483,7 @@ void check(const SortViewOptions& o) {
   if (!o.checkpoint.empty() && !o.scores.empty())
     refuse("--checkpoint and --scores exclude each other; give one of them");
   if (!o.text.empty() && !o.prompt.empty()) refuse("--text and --prompt exclude each other; give one of them");
-  if (o.checkpoint.empty() && !(o.text.empty() && o.prompt.empty() && o.part.empty() && o.layer == 0 && o.head == 0))
+  if (o.checkpoint.empty() && !(o.text.empty() && o.prompt.empty() && o.part == "auto" && o.layer == 0 && o.head == 0))
     refuse("--text, --prompt, --layer, --head and --part belong to a model; give --checkpoint too");
   if (!o.checkpoint.empty() && o.text.empty() && o.prompt.empty())
     refuse("--checkpoint needs something to read: give --prompt TEXT or --text FILE");
@@ -545,7 +550,7 @@ bool write_pictures(const SortViewOptions& o, const SortPicture& picture, std::o
 /// The first name of its kind that is free in this folder.
 std::string free_name() {
   for (int i = 1;; ++i) {
-    const std::string name = fmt::format("sort-view-{}.svg", i);
+    std::string name = fmt::format("sort-view-{}.svg", i);
     if (!std::filesystem::exists(name)) return name;
   }
 }
@@ -612,6 +617,9 @@ int sort_view(const SortViewOptions& options, std::ostream& out) {
   } else {
     source = random_scores(options.buckets, std::uint64_t(options.seed));
   }
+  // A path may hold what would move the cursor.
+  std::replace_if(
+      source.name.begin(), source.name.end(), [](unsigned char c) { return c < 0x20 || c == 0x7F; }, '?');
   const SortState state = first_state(options, source, place);
   const bool pictures = !options.json.empty() || !options.svg.empty() || !options.html.empty();
   if (!pictures && !options.all && !options.iteration && RawTerminal::available()) {

@@ -15,7 +15,8 @@ namespace sinkhorn {
 struct SortViewOptions {
   std::int64_t buckets = 16, seed = 1;
   std::string scores;  // file with a matrix
-  std::string checkpoint, text, prompt, part;
+  std::string checkpoint, text, prompt;
+  std::string part = "auto";
   std::int64_t layer = 0, head = 0;
   std::int64_t iterations = 20;
   double temperature = 0;  // 0: the checkpoint's, else 0.75
@@ -48,6 +49,7 @@ SortState pressed(const SortState& state, const Key& key, const SortSource& sour
 class SortView {
  public:
   SortView(SortSource source, const SortState& state);
+  SortView(const SortView&) = delete;  // what is computed points into the source
 
   const SortSource& source() const { return source_; }
   const SortState& state() const { return state_; }
