@@ -46,7 +46,7 @@ void look_up(Page& page) {
   page.step("A question, some labels, some answers");
   page.text(
       "\"The cat sat on the mat because it was tired.\" Who was tired? To go on reading, the token \"it\" must fetch "
-      "something from \"cat\", five words back. Attention is how a token fetches.\n\n"
+      "something from \"cat\", six words back. Attention is how a token fetches.\n\n"
       "Every token has a key: a small vector that says what can be found there. The token that looks has a query: a "
       "vector that says what it wants. In a model both are learned; here we choose them by hand. The first number says "
       "\"alive\", the second \"furniture\", and \"it\" wants something alive:");
