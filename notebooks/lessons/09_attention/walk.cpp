@@ -247,7 +247,7 @@ Quiz quiz(Rng rng) {
           share * first + (1 - share) * second, "the mean of the values, weighted with the shares"),
       Question::about_number(
           fmt::format("A causal head reads {} tokens. How many of its {} scores does it use?", length, length * length),
-          double(length * (length + 1) / 2), "1 + 2 + ... + T: query t sees t + 1 keys", 0),
+          0.5 * double(length * (length + 1)), "1 + 2 + ... + T: query t sees t + 1 keys", 0),
       Question::about_number(
           fmt::format("A text becomes {} times as long. By which factor does the number of scores grow?", longer),
           double(longer * longer), "every query meets every key: T times T", 0),
