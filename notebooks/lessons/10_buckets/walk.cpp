@@ -195,11 +195,11 @@ Quiz quiz(Rng rng) {
   const std::int64_t bucket = integer(0, 3, 6), count = integer(1, 4, 7), length = bucket * count;
   const std::int64_t token = integer(2, 0, length - 1), query = integer(3, bucket, length - 1);
   const std::int64_t size = std::int64_t(32) << integer(4, 0, 2), much = size * integer(5, 20, 90);
-  const std::int64_t from = integer(6, 3, 20);
+  const std::int64_t home = token / bucket, from = integer(6, 3, 20);
   return {
       Question::about_number(
           fmt::format("Buckets have {} tokens. In which bucket (the first is 0) is token {}?", bucket, token),
-          double(token / bucket), "token / bucket size, rounded down", 0),
+          double(home), "token / bucket size, rounded down", 0),
       Question::about_number(
           fmt::format("A causal local head has buckets of {}. How many keys does query {} see?", bucket, query),
           double(seen_by(equal_shares(length, bucket, true), query)),
