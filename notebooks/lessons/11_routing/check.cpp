@@ -19,7 +19,7 @@ struct Problem {
 };
 
 // Some columns are closed everywhere, as the mask of a causal model closes them; the last row has nothing left at all.
-Tensor closed(const Tensor& x) {
+Tensor closed(Tensor x) {
   const std::int64_t rows = x.shape()[0], columns = x.shape()[1];
   for (std::int64_t r = 0; r < rows; ++r)
     for (std::int64_t j = 0; j < columns; ++j)
@@ -32,7 +32,7 @@ Tensor tied(const Rng& rng) { return integers(rng, {5, 6}, 3).to(DType::f64); }
 
 // The largest logit is larger by one bit: at temperature 8 its share is rounded to that of the others.
 Tensor nearly_tied() {
-  const Tensor x = Tensor::full({3, 4}, 1, DType::f64);
+  Tensor x = Tensor::full({3, 4}, 1, DType::f64);
   for (std::int64_t r = 0; r < 3; ++r) x.span<double>()[r * 4 + r + 1] = std::nextafter(1.0, 2.0);
   return x;
 }

@@ -13,7 +13,8 @@ namespace {
 struct Example {
   Example() {
     for (std::int64_t t = 0; t < 16; ++t) {
-      const double is = std::numbers::pi / 2 * double(t / 4), wants = std::numbers::pi / 2 * double(kWants[t / 4]);
+      const std::int64_t bucket = t / 4, wanted = kWants[bucket];
+      const double is = std::numbers::pi / 2 * double(bucket), wants = std::numbers::pi / 2 * double(wanted);
       for (std::int64_t c = 0; c < 2; ++c) {
         k.span<double>()[t * 2 + c] += 2 * (c == 0 ? std::cos(is) : std::sin(is));
         q.span<double>()[t * 2 + c] += 2 * (c == 0 ? std::cos(wants) : std::sin(wants));
