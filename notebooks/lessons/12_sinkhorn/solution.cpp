@@ -61,7 +61,7 @@ std::vector<Tensor> steps_of(const Tensor& log_scores, std::int64_t iterations) 
 }
 
 Tensor exponential(const Tensor& z) {
-  const Tensor y = z.clone();
+  Tensor y = z.clone();
   for (double& element : y.span<double>()) element = std::exp(element);
   return y;
 }

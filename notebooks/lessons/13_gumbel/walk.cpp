@@ -31,6 +31,7 @@ Tensor gumbel_draws() { return gumbel(Rng(20), {kDraws, 4}, DType::f64); }
 
 std::vector<std::pair<std::string, double>> labelled(const std::vector<double>& numbers) {
   std::vector<std::pair<std::string, double>> result;
+  result.reserve(numbers.size());
   for (const double x : numbers) result.emplace_back("column " + std::to_string(result.size()), x);
   return result;
 }
