@@ -81,7 +81,9 @@ void blends(Page& page) {
       "of the blend is made of the slots i of all buckets. Three buckets of two tokens, width 1:");
   const Tensor matrix = sinkhorn(normal(Rng(21), {3, 3}, 0, 2, DType::f64), {}, 5).value;
   Tensor tokens({3, 2}, DType::f64);
-  for (std::int64_t i = 0; i < 6; ++i) tokens.span<double>()[i] = double(10 * (i / 2 + 1) + i % 2);
+  for (std::int64_t bucket = 0; bucket < 3; ++bucket)
+    for (std::int64_t slot = 0; slot < 2; ++slot)
+      tokens.span<double>()[bucket * 2 + slot] = double(10 * (bucket + 1) + slot);
   page.values("buckets, one a row", tokens);
   page.picture(drawing::heat_map(page.style(), matrix,
                                  {.low = 0, .high = 1, .row_label = "place, columns: bucket", .numbers = true}));
