@@ -45,7 +45,9 @@ std::string bytes(double count) {
 void look_up(Page& page) {
   page.step("A question, some labels, some answers");
   page.text(
-      "\"The cat sat on the mat because it was tired.\" Who was tired? To go on reading, the token \"it\" must fetch "
+      "\"The cat sat on the mat because it was tired.\" Who was tired? A model reads a text in pieces, called tokens, "
+      "here "
+      "one a word. To go on reading, the token \"it\" must fetch "
       "something from \"cat\", six words back. Attention is how a token fetches.\n\n"
       "Every token has a key: a small vector that says what can be found there. The token that looks has a query: a "
       "vector that says what it wants. In a model both are learned; here we choose them by hand. The first number says "
@@ -115,6 +117,9 @@ void all_at_once(Page& page) {
   page.text(
       "Every token asks. Put the queries as rows into a matrix q (T, d), the keys into k (S, d): then q times k "
       "transposed holds all scores, (T, S), and the whole of attention is two matrix products with a softmax between. "
+      "One such attention, with queries, keys and values of its own, is called a head. Models run several side by "
+      "side: "
+      "one may look for who was tired, another for the verb.\n\n"
       "This is it, from the library. The leading extents G and N are groups that do the same work side by side:");
   page.code("nn/composed_attention.cpp", "Var attend(");
   const Example e;

@@ -63,8 +63,8 @@ void summaries(Page& page) {
 
   page.step("Scores between buckets");
   page.text(
-      "From here on it is what you know from attention: dot products of summaries, divided by sqrt(d). Row u: how much "
-      "bucket u wants each of the buckets.");
+      "From here on it is what you know from attention: dot products of summaries, divided by sqrt(d). The part of "
+      "the model that makes these scores is called the sort net. Row u: how much bucket u wants each of the buckets.");
   page.picture(drawing::heat_map(page.style(), e.scores(),
                                  {.row_label = "bucket that looks, columns: bucket to see", .numbers = true}));
   const TopK chosen = top_k(e.scores(), 1, 1);
