@@ -29,7 +29,7 @@ std::string index_in(const Shape& shape, std::int64_t at) {
 
 }  // namespace
 
-GradientProblem problem_of(std::vector<std::string> names, Tensors points,
+GradientProblem problem_of(std::vector<std::string> names, const Tensors& points,
                            std::function<Tensor(const Tensors& points)> value,
                            std::function<Tensors(const Tensors& points, const Tensor& dy)> gradients) {
   return {points, std::move(names), [points, value = std::move(value)] { return value(points); },
@@ -89,6 +89,17 @@ void Checks::equal(const std::string& name, std::int64_t got, std::int64_t want)
 
 void Checks::gradients(const std::string& name, const GradientProblem& problem, Rng rng) {
   attempt(name, [&] {
+    // A gradient of another shape is told before the checker indexes it.
+    const Tensors flows = problem.gradients(uniform(rng, problem.value().shape(), -1, 1, DType::f64));
+    for (std::size_t k = 0; k < problem.points.size(); ++k) {
+      const Tensor& point = problem.points[k];
+      const Tensor& flow = flows.at(k);
+      if (!flow || (flow.shape() == point.shape() && flow.dtype() == point.dtype())) continue;
+      std::ostringstream detail;
+      detail << "the gradient of " << problem.names[k] << " is " << flow.dtype() << " " << flow.shape() << ", expected "
+             << point.dtype() << " " << point.shape();
+      return that(name, false, detail.str());
+    }
     const GradientReport report = check_gradients(problem, rng);
     const bool passed = report.worst <= kGradientTolerance && report.repeatable;
     that(name, passed,
