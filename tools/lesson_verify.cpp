@@ -68,14 +68,24 @@ Verification verify_exercise(const LessonKit& kit, const lessons::Lesson& lesson
 
   std::vector<std::string> compile = {kit.compiler};
   compile.insert(compile.end(), kit.flags.begin(), kit.flags.end());
-  for (const std::string& word : {"-I" + kit.root.string(), "-ffile-prefix-map=" + folder.path().string() + "/=",
-                                  copy.string(), (kit.checks / "libsinkhorn_verify.a").string(),
-                                  (kit.checks / ("liblesson_" + std::string(lesson.name) + ".a")).string()})
+  // The whole of the lesson's library, so that a file which brings a check() of its own does not link.
+  for (const std::string& word :
+       {"-I" + kit.root.string(), "-ffile-prefix-map=" + folder.path().string() + "/=", copy.string(),
+        (kit.checks / "libsinkhorn_verify.a").string(), std::string("-Wl,--whole-archive"),
+        (kit.checks / ("liblesson_" + std::string(lesson.name) + ".a")).string(),
+        std::string("-Wl,--no-whole-archive")})
     compile.push_back(word);
   compile.insert(compile.end(), kit.libraries.begin(), kit.libraries.end());
   compile.insert(compile.end(), {"-o", program.string()});
   const SubprocessLimits compile_limits{.time = std::chrono::seconds(300)};
-  const SubprocessResult compiled = run_subprocess(compile, compile_limits);
+  const SubprocessResult compiled = [&] {
+    try {
+      return run_subprocess(compile, compile_limits);
+    } catch (const Error& error) {
+      fail<DataError>("lesson: ", error.what(),
+                      "; install a compiler (apt-get install g++), or build the program again");
+    }
+  }();
   if (!compiled.ok()) {
     result.compiler_output =
         compiled.output.empty() ? "the compiler ended with " + compiled.how_it_ended(compile_limits) : compiled.output;

@@ -28,8 +28,8 @@ struct VerifyOptions {
   std::chrono::seconds time{60};  // for the checks; several times that under sanitizers
 };
 
-/// Compiles a copy of `file`, as it is now. Errors: DataError if the file cannot be read or no temporary folder can be
-/// made; Error if there is no compiler.
+/// Compiles a copy of `file`, as it is now. A DataError if the file cannot be read, no temporary folder can be made, or
+/// there is no compiler.
 Verification verify_exercise(const LessonKit& kit, const lessons::Lesson& lesson, const std::filesystem::path& file,
                              const VerifyOptions& options = {});
 
