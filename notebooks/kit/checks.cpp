@@ -6,7 +6,9 @@
 #include <cmath>
 #include <sstream>
 
+#include "autograd/microscope.h"
 #include "notebooks/kit/drawing.h"
+#include "notebooks/kit/microscope_view.h"
 
 namespace sinkhorn::lessons {
 namespace {
@@ -27,28 +29,18 @@ std::string index_in(const Shape& shape, std::int64_t at) {
   return "[" + result + "]";
 }
 
-// What is wrong with the shapes that a learner's functions return, or nothing. The gradient checker reads as many
-// elements as the points have, whatever it was given.
-std::string misfit(const GradientProblem& problem, const Rng& rng) {
-  const Tensor y = problem.value();
-  if (!y || y.dtype() != DType::f64) return "the function to differentiate returned no f64 tensor";
-  const Tensors gradients = problem.gradients(uniform(rng, y.shape(), -1, 1, DType::f64));
-  if (gradients.size() != problem.points.size())
-    return fmt::format("expected {} gradients, got {}", problem.points.size(), gradients.size());
-  for (std::size_t k = 0; k < gradients.size(); ++k) {
-    const Tensor &point = problem.points[k], &gradient = gradients[k];
-    if (!gradient) continue;
-    const std::string of = "the gradient of " + problem.names[k];
-    if (gradient.dtype() != DType::f64) return of + " does not hold f64";
-    if (gradient.shape() != point.shape())
-      return of + ": expected shape " + text_of(point.shape()) + ", got " + text_of(gradient.shape());
-  }
-  return {};
+// The microscope's view, indented so that it stays as it is.
+std::string under_the_microscope(const GradientReport& report) {
+  const drawing::Style style{.columns = 74};
+  std::istringstream lines(drawing::microscope_view(style, diagnose(report.gradients)));
+  std::string result;
+  for (std::string line; std::getline(lines, line);) result += "  " + line + "\n";
+  return result;
 }
 
 }  // namespace
 
-GradientProblem problem_of(std::vector<std::string> names, Tensors points,
+GradientProblem problem_of(std::vector<std::string> names, const Tensors& points,
                            std::function<Tensor(const Tensors& points)> value,
                            std::function<Tensors(const Tensors& points, const Tensor& dy)> gradients) {
   return {points, std::move(names), [points, value = std::move(value)] { return value(points); },
@@ -108,12 +100,10 @@ void Checks::equal(const std::string& name, std::int64_t got, std::int64_t want)
 
 void Checks::gradients(const std::string& name, const GradientProblem& problem, Rng rng) {
   attempt(name, [&] {
-    if (const std::string what = misfit(problem, rng); !what.empty()) return that(name, false, what);
     const GradientReport report = check_gradients(problem, rng);
-    const bool passed = report.worst <= kGradientTolerance && report.repeatable;
-    that(name, passed,
-         report.repeatable ? "the gradient disagrees with numeric differences: " + report.where
-                           : "two runs gave different bits");
+    // A learner's function may lie on a kink by chance; that is no mistake of the gradient.
+    const bool passed = report.repeatable && report.worst <= kGradientTolerance;
+    that(name, passed, passed ? std::string() : under_the_microscope(report));
   });
 }
 
