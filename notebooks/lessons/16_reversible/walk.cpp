@@ -38,19 +38,19 @@ double norm(const Tensor& x) {
 }
 
 // Runs `depth` blocks forwards and back again: |x rebuilt - x| / |x|.
-double error_of_inversion(int depth, DType dtype) {
+double error_of_inversion(std::size_t depth, DType dtype) {
   std::vector<ToyBranch> branches;
-  branches.reserve(std::size_t(2 * depth));
-  for (int i = 0; i < 2 * depth; ++i) branches.emplace_back(Rng(3).split(std::uint32_t(i)), dtype);
+  branches.reserve(2 * depth);
+  for (std::size_t i = 0; i < 2 * depth; ++i) branches.emplace_back(Rng(3).split(std::uint32_t(i)), dtype);
   const Tensor x = normal(Rng(4), {kLength, kWidth}, 0, 1, dtype);
   Tensor a = x, b = x;
-  for (int i = 0; i < depth; ++i) {
-    a = add(a, branches[std::size_t(2 * i)](b)).value;
-    b = add(b, branches[std::size_t(2 * i + 1)](a)).value;
+  for (std::size_t i = 0; i < depth; ++i) {
+    a = add(a, branches[2 * i](b)).value;
+    b = add(b, branches[2 * i + 1](a)).value;
   }
-  for (int i = depth; i-- > 0;) {
-    b = sub(b, branches[std::size_t(2 * i + 1)](a)).value;
-    a = sub(a, branches[std::size_t(2 * i)](b)).value;
+  for (std::size_t i = depth; i-- > 0;) {
+    b = sub(b, branches[2 * i + 1](a)).value;
+    a = sub(a, branches[2 * i](b)).value;
   }
   const Tensor exact = x.to(DType::f64);
   return norm(sub(a.to(DType::f64), exact).value) / norm(exact);
@@ -142,7 +142,7 @@ void walk(Page& page) {
       "after "
       "blocks of tanh(x W) were run forwards and back:");
   std::vector<std::vector<std::string>> errors;
-  for (const int depth : {1, 2, 4, 8, 16, 32})
+  for (const std::size_t depth : {1, 2, 4, 8, 16, 32})
     errors.push_back({std::to_string(depth), drawing::number(error_of_inversion(depth, DType::f64), 2),
                       drawing::number(error_of_inversion(depth, DType::f32), 2),
                       drawing::number(error_of_inversion(depth, DType::bf16), 2)});
