@@ -189,12 +189,13 @@ Quiz quiz(Rng rng) {
       Question::about_number(
           fmt::format("f(x) = {} x and g(x) = {} x. A block gets x1 = {} and x2 = {}. What is y2?", a, c, x1, x2), y2,
           fmt::format("y1 = x1 + f(x2) = {:.4g}, and y2 = x2 + g(y1)", y1)),
-      Question::about_number(fmt::format("The same block gave y1 = {} and y2 = {}. What was x1?", out1, out2),
-                             out1 - a * (out2 - c * out1), "x2 = y2 - g(y1) first, then x1 = y1 - f(x2)"),
       Question::about_number(
-          fmt::format("At the same block the gradients dy1 = {} and dy2 = {} arrive. What is the gradient of x2?", d1,
-                      d2),
-          gradients.of(in2).item(), "d1 = dy1 + c dy2, then d2 = dy2 + a d1"),
+          fmt::format("f(x) = {} x and g(x) = {} x. A block gave y1 = {} and y2 = {}. What was x1?", a, c, out1, out2),
+          out1 - a * (out2 - c * out1), "x2 = y2 - g(y1) first, then x1 = y1 - f(x2)"),
+      Question::about_number(fmt::format("f(x) = {} x and g(x) = {} x. The gradients dy1 = {} and dy2 = {} arrive at a "
+                                         "block. What is the gradient of x2?",
+                                         a, c, d1, d2),
+                             gradients.of(in2).item(), "d1 = dy1 + c dy2, then d2 = dy2 + a d1"),
       Question::about_number(
           fmt::format(
               "A training step runs a chain of {} reversible blocks, each with f and g. How often do f and g run, "

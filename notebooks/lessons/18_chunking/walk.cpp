@@ -267,8 +267,8 @@ Quiz quiz(Rng rng) {
           fmt::format("Two parts have the log-sum-exps {} and {}. What is that of both together?", l1, l2),
           log_sum_exp(Var(Tensor::from(std::vector<double>{l1, l2}, {1, 2}))).value.item(), "log(exp(L1) + exp(L2))"),
       Question::about_number(
-          fmt::format("The outputs of these two parts (L1 = {}, L2 = {}) are {} and {}. What is the merged output?", l1,
-                      l2, y1, y2),
+          fmt::format("Two parts have the log-sum-exps {} and {} and the outputs {} and {}. What is the merged output?",
+                      l1, l2, y1, y2),
           share * y1 + (1 - share) * y2, "averaged with the shares exp(L1 - L) and exp(L2 - L)"),
       Question::about_number(
           fmt::format("A row has the log-sum-exp {:.1f}. What is the share of a key whose score is {}?", total, logit),
