@@ -168,7 +168,10 @@ void walk(Page& page) {
       "Dropout sets each element to 0 with probability p in training, and divides the others by 1 - p, so that the sum "
       "stays what it was on average. A network cannot rely on any one element then. Backward must know which elements "
       "were dropped, and is usually handed a stored mask. Ours asks again:");
-  page.code("autograd/ops/elementwise.cpp", "Tensors Dropout::backward");
+  page.code("autograd/cpu/elementwise.cpp", "void Dropout<T>::forward");
+  page.text(
+      "(A word >> 9 compared with a threshold is the uniform number compared with p.) Backward is the same function, "
+      "of dy.");
   const Tape tape = Tape::record();
   const Var x = tape.leaf(Tensor::full({4, 8}, 1, DType::f64));
   const Var y = dropout(x, 0.25, Rng(11));
