@@ -127,6 +127,8 @@ void check_chain(lessons::Checks& checks, const Rng& rng, std::size_t depth) {
   });
 }
 
+Tensor sum_of(const Pair& pair) { return pair.first && pair.second ? add(pair.first, pair.second).value : Tensor(); }
+
 // The library's op, which gives x to both streams and returns their sum.
 void check_against_library(lessons::Checks& checks, const Rng& rng) {
   Chain chain(4, 3, rng.split(0));
@@ -147,10 +149,10 @@ void check_against_library(lessons::Checks& checks, const Rng& rng) {
   const Tensor dx = tape.backward(y, dy).of(leaf);
   checks.attempt("the library's chain", [&] {
     const Pair mine = forward_chain(chain.blocks, {x, x});
-    checks.near("the library's chain: output", add(mine.first, mine.second).value, y.value);
+    checks.near("the library's chain: output", sum_of(mine), y.value);
     WeightGradients weights;
     const Pair d = backward_chain(chain.blocks, {mine, {dy, dy}}, weights).gradient;
-    checks.near("the library's chain: gradient", add(d.first, d.second).value, dx);
+    checks.near("the library's chain: gradient", sum_of(d), dx);
   });
 }
 

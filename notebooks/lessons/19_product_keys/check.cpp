@@ -69,8 +69,8 @@ void check_search(lessons::Checks& checks, const std::string& name, const Tensor
 Tensor one_sided(std::int64_t keys, std::int64_t half_of) {
   Tensor scores({2, keys}, DType::f64);
   for (std::int64_t i = 0; i < keys; ++i) {
-    scores.data<double>()[half_of * keys + (i * 3 + 1) % keys] = -double(i) / 64;       // close together
-    scores.data<double>()[(1 - half_of) * keys + (i * 5 + 2) % keys] = -double(i) * 4;  // far apart
+    scores.data<double>()[half_of * keys + (i * 3 + 1) % keys] = double(keys - i) / 64;       // close together
+    scores.data<double>()[(1 - half_of) * keys + (i * 5 + 2) % keys] = double(keys - i) * 4;  // far apart
   }
   return scores;
 }
