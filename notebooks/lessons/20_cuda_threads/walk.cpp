@@ -2,7 +2,7 @@
 #include <cmath>
 
 #include "autograd/ops/elementwise.h"
-#include "cuda/emulator/array.h"
+#include "notebooks/kit/grid.h"
 #include "notebooks/kit/lesson.h"
 #include "notebooks/lessons/20_cuda_threads/kernels.h"
 
@@ -14,36 +14,9 @@ constexpr auto kKernels = "notebooks/lessons/20_cuda_threads/kernels.h";
 using emulator::Array;
 using emulator::Counters;
 
-std::vector<float> random(Rng rng, std::int64_t count) {
-  std::vector<float> values;
-  values.reserve(std::size_t(count));
-  for (const double x : uniform(rng, {count}, -2, 2).to_vector()) values.push_back(float(x));
-  return values;
-}
-
-template <class Kernel>
-Counters run(std::string_view op, std::int64_t blocks, int threads, const Kernel& kernel) {
-  emulator::reset_counters();
-  emulator::count_sectors(true);
-  cuda::launch(op, blocks, threads, 0, kernel);
-  emulator::count_sectors(false);
-  return emulator::counters();
-}
-
-// What the emulator says to a kernel that it stops.
-template <class Kernel>
-std::string message_of(std::string_view op, std::int64_t blocks, int threads, const Kernel& kernel) {
-  try {
-    cuda::launch(op, blocks, threads, 0, kernel);
-  } catch (const emulator::KernelFault& fault) {
-    return fault.what();
-  }
-  return "(nothing)";
-}
-
 std::int64_t strided_sectors(std::int64_t stride) {
   const Array<float> x(32 * stride, 0.0f);
-  return run("strided", 1, 32, Strided{stride, x.on_device()}).sectors;
+  return counted("strided", 1, 32, 0, Strided{stride, x.on_device()}).sectors;
 }
 
 void show_threads(Page& page) {
@@ -59,7 +32,7 @@ void show_threads(Page& page) {
       "thread's "
       "place in its warp is its lane. Here are 2 blocks of 64 threads; each thread wrote down its own line:");
   const Array<std::int32_t> y(std::int64_t(2 * 64 * 4));
-  run("who_am_i", 2, 64, WhoAmI{y.on_device()});
+  counted("who_am_i", 2, 64, 0, WhoAmI{y.on_device()});
   const std::vector<std::int32_t> who = y.to_host();
   std::vector<std::vector<std::string>> rows;
   for (const std::size_t g : {0, 1, 31, 32, 63, 64, 65, 127}) {
@@ -80,9 +53,9 @@ void show_map(Page& page) {
       "index takes the element of that number. f is the library's own GELU:");
   page.code(kKernels, "struct Gelu {");
   constexpr std::int64_t kCount = 100;
-  const std::vector<float> x = random(Rng(20), kCount);
+  const std::vector<float> x = random_floats(Rng(20), kCount);
   const Array<float> in(x), out(kCount);
-  const Counters c = run("gelu", cuda::pieces(kCount, 64), 64, Gelu{kCount, in.on_device(), out.on_device()});
+  const Counters c = counted("gelu", cuda::pieces(kCount, 64), 64, 0, Gelu{kCount, in.on_device(), out.on_device()});
   const std::vector<double> want = gelu(Var(Tensor::from(x, {kCount}))).value.to_vector();
   double largest = 0;
   for (std::size_t i = 0; i < want.size(); ++i) largest = std::max(largest, std::abs(want[i] - out.to_host()[i]));
@@ -107,7 +80,8 @@ void show_map(Page& page) {
       "emulated grid knows where each buffer ends. It stops at the first bad access and says whose it was:",
       c.threads - kCount);
   const Array<float> short_in(x), short_out(kCount);
-  page.picture("  " + message_of("gelu", 2, 64, GeluWithoutGuard{short_in.on_device(), short_out.on_device()}) + "\n");
+  page.picture(fault_lines(page.style(),
+                           fault_of("gelu", 2, 64, 0, GeluWithoutGuard{short_in.on_device(), short_out.on_device()})));
   page.text(
       "Read it from the end: the buffer has {} bytes, that is {} floats of 4. Byte {} is where element {} would begin. "
       "Block 1 starts at element 64, and 64 + {} = {}.",
@@ -117,9 +91,9 @@ void show_map(Page& page) {
 Tensor owners(bool interleaved, std::int64_t count) {
   const Array<float> y(count, 0.0f);
   if (interleaved)
-    run("owner", 1, 32, Owner<true>{count, y.on_device()});
+    counted("owner", 1, 32, 0, Owner<true>{count, y.on_device()});
   else
-    run("owner", 1, 32, Owner<false>{count, y.on_device()});
+    counted("owner", 1, 32, 0, Owner<false>{count, y.on_device()});
   std::vector<double> cells;
   for (const float thread : y.to_host()) cells.push_back(thread);
   return Tensor::from(cells, {count / 32, 32});
@@ -161,13 +135,13 @@ void show_sectors(Page& page) {
       "64 "
       "matrix copied by rows, by columns, and transposed:");
   constexpr std::int64_t kSize = 64, kCount = kSize * kSize;
-  const Array<float> x(random(Rng(21), kCount)), y(kCount);
+  const Array<float> x(random_floats(Rng(21), kCount)), y(kCount);
   const std::pair<std::string, Counters> runs[] = {
-      {"neighbours", run("copy", 1, 256, Interleaved{kCount, x.on_device(), y.on_device()})},
-      {"a stretch each", run("copy", 1, 256, Chunked{kCount, x.on_device(), y.on_device()})},
-      {"by rows", run("copy", kSize, 64, CopyRows{kSize, x.on_device(), y.on_device()})},
-      {"by columns", run("copy", kSize, 64, CopyColumns{kSize, x.on_device(), y.on_device()})},
-      {"transposed", run("transpose", kSize, 64, Transpose{kSize, x.on_device(), y.on_device()})}};
+      {"neighbours", counted("copy", 1, 256, 0, Interleaved{kCount, x.on_device(), y.on_device()})},
+      {"a stretch each", counted("copy", 1, 256, 0, Chunked{kCount, x.on_device(), y.on_device()})},
+      {"by rows", counted("copy", kSize, 64, 0, CopyRows{kSize, x.on_device(), y.on_device()})},
+      {"by columns", counted("copy", kSize, 64, 0, CopyColumns{kSize, x.on_device(), y.on_device()})},
+      {"transposed", counted("transpose", kSize, 64, 0, Transpose{kSize, x.on_device(), y.on_device()})}};
   std::vector<std::pair<std::string, double>> sectors;
   for (const auto& [name, c] : runs) sectors.emplace_back(name, double(c.sectors));
   page.picture(drawing::bars(page.style(), sectors));
@@ -213,12 +187,10 @@ void walk(Page& page) {
 }
 
 Quiz quiz(Rng rng) {
-  const auto draw = [&](std::uint32_t tag, std::int64_t low, std::int64_t high) {
-    return low + std::int64_t(rng.split(tag).bits().word(0) % std::uint64_t(high - low + 1));
-  };
-  const std::int64_t count = draw(0, 1000, 9000) * 10 + 7, size = 32 * draw(1, 2, 8);
-  const std::int64_t blocks = draw(2, 3, 9), threads = 32 * draw(3, 1, 4), element = draw(4, 2000, 9999);
-  const std::int64_t stride = draw(5, 2, 7);
+  const std::int64_t count = draw(rng.split(0), 1000, 9000) * 10 + 7, size = 32 * draw(rng.split(1), 2, 8);
+  const std::int64_t blocks = draw(rng.split(2), 3, 9), threads = 32 * draw(rng.split(3), 1, 4),
+                     element = draw(rng.split(4), 2000, 9999);
+  const std::int64_t stride = draw(rng.split(5), 2, 7);
   const std::int64_t owner = element % (blocks * threads), owner_block = owner / threads;
   return {
       Question::about_number(
