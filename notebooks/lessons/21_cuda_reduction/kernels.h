@@ -134,10 +134,18 @@ struct TransposeTiles {
   void operator()(Thread& t) const {
     constexpr std::int64_t kTile = 32, kStride = kTile + 1;
     const Shared<float> tile = t.shared<float>(kTile * kStride);
-    const std::int64_t row = t.block() / (size / kTile) * kTile, column = t.block() % (size / kTile) * kTile;
-    for (std::int64_t r = 0; r < kTile; ++r) tile[r * kStride + t.lane()] = x[(row + r) * size + column + t.lane()];
+    const std::int64_t across = size / kTile;
+    const std::int64_t row = t.block() / across * kTile;
+    const std::int64_t column = t.block() % across * kTile;
+    for (std::int64_t r = 0; r < kTile; ++r) {
+      const std::int64_t from = (row + r) * size + column;
+      tile[r * kStride + t.lane()] = x[from + t.lane()];
+    }
     t.sync();
-    for (std::int64_t r = 0; r < kTile; ++r) y[(column + r) * size + row + t.lane()] = tile[t.lane() * kStride + r];
+    for (std::int64_t r = 0; r < kTile; ++r) {
+      const std::int64_t to = (column + r) * size + row;
+      y[to + t.lane()] = tile[t.lane() * kStride + r];
+    }
   }
 };
 
