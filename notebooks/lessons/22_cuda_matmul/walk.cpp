@@ -221,8 +221,8 @@ void walk(Page& page) {
 
   page.step("What the library does");
   page.text(
-      "Plain products go to NVIDIA's own library, cuBLAS, which has such kernels for every chip and size. What no "
-      "library has is a product in the middle of something else: scores of one bucket against another, at once made "
+      "Plain products go to NVIDIA's own library, cuBLAS, which has such kernels for every chip and size. What it "
+      "does not have is a product in the middle of something else: scores of one bucket against another, at once made "
       "into "
       "shares and multiplied by values. There the library tiles by hand, and lesson 23 shows how. Its tile in shared "
       "memory, with the extra column against bank conflicts from lesson 21:");
@@ -238,6 +238,7 @@ void walk(Page& page) {
 
 Quiz quiz(Rng rng) {
   const std::int64_t tile = std::int64_t(1) << draw(rng.split(0), 3, 5), n = tile * draw(rng.split(1), 2, 72 / tile);
+  const std::int64_t tiles = n / tile;
   const std::int64_t row = draw(rng.split(2), 0, 15), column = draw(rng.split(3), 0, 7);
   const double intensity = double(draw(rng.split(4), 2, 18)) / 2, bandwidth = double(draw(rng.split(5), 2, 8)) / 2;
   const double peak = double(draw(rng.split(6), 4, 9)) * 5;
@@ -252,7 +253,7 @@ Quiz quiz(Rng rng) {
       Question::about_number(
           fmt::format("And how many reads if {} x {} matrices are multiplied with tiles of {} x {} in shared memory?",
                       n, n, tile, tile),
-          double(2 * n * n) * double(n / tile),
+          double(2 * n * n * tiles),
           fmt::format("each of the 2 * {0} * {0} elements is read by {0} / {1} = {2} tiles", n, tile, n / tile), 0),
       Question::about_number(
           fmt::format("A chip moves {} TB/s and does {} TFLOP/s. How many TFLOP/s can a kernel of {} operations a byte "
