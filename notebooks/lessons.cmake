@@ -24,3 +24,42 @@ sinkhorn_library(sinkhorn_lessons SOURCES ${lesson_walks} ${PROJECT_BINARY_DIR}/
 sinkhorn_library(sinkhorn_verify SOURCES notebooks/verify/main.cpp LINK sinkhorn_kit)
 set_target_properties(sinkhorn_verify PROPERTIES ARCHIVE_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/lessons)
 add_custom_target(lesson_checks DEPENDS ${lesson_checks} sinkhorn_verify)
+
+# How a learner's file is compiled: as the library was, but quickly. Once for the build folder, once, with paths relative to the
+# file, for an installed tree.
+set(lesson_flags -std=c++20 -O1 -Wall -Wextra -fno-math-errno -fno-trapping-math -fopenmp-simd)
+if(SINKHORN_SANITIZE)
+  list(APPEND lesson_flags -fsanitize=${SINKHORN_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+endif()
+set(lesson_libraries sinkhorn_kit sinkhorn_models sinkhorn_nn sinkhorn_autograd sinkhorn_emulator)
+set(lesson_system_libraries $<TARGET_FILE:fmt::fmt> ${BLAS_LIBRARIES} -lpthread)
+if(SINKHORN_CUDA)
+  list(APPEND lesson_system_libraries $<TARGET_FILE:CUDA::cublas> $<TARGET_FILE:CUDA::cudart_static> -ldl -lrt)
+endif()
+function(write_lesson_kit file root checks)
+  cmake_parse_arguments(ARG "" "" "LIBRARIES" ${ARGN})
+  set(lists)
+  foreach(list flags libraries)
+    if(list STREQUAL "flags")
+      set(values ${lesson_flags})
+    else()
+      set(values ${ARG_LIBRARIES} ${lesson_system_libraries})
+    endif()
+    list(JOIN values "\",\n    \"" joined)
+    string(APPEND lists ",\n  \"${list}\": [\n    \"${joined}\"]")
+  endforeach()
+  file(GENERATE OUTPUT ${file} CONTENT
+    "{\n  \"root\": \"${root}\",\n  \"checks\": \"${checks}\",\n  \"compiler\": \"${CMAKE_CXX_COMPILER}\"${lists}\n}\n")
+endfunction()
+list(TRANSFORM lesson_libraries REPLACE "(.+)" "$<TARGET_FILE:\\1>" OUTPUT_VARIABLE built_libraries)
+write_lesson_kit(${PROJECT_BINARY_DIR}/lesson_kit.json ${PROJECT_SOURCE_DIR} ${PROJECT_BINARY_DIR}/lessons
+  LIBRARIES ${built_libraries})
+cmake_path(RELATIVE_PATH CMAKE_INSTALL_FULL_LIBDIR BASE_DIRECTORY ${CMAKE_INSTALL_FULL_DATADIR}/sinkhorn OUTPUT_VARIABLE lib)
+list(TRANSFORM lesson_libraries REPLACE "(.+)" "${lib}/$<TARGET_FILE_NAME:\\1>" OUTPUT_VARIABLE installed_libraries)
+write_lesson_kit(${PROJECT_BINARY_DIR}/installed/lesson_kit.json ./ ${lib}/sinkhorn LIBRARIES ${installed_libraries})
+
+install(TARGETS ${lesson_libraries} ARCHIVE)
+install(TARGETS ${lesson_checks} sinkhorn_verify ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}/sinkhorn)
+install(FILES ${PROJECT_BINARY_DIR}/installed/lesson_kit.json DESTINATION ${CMAKE_INSTALL_DATADIR}/sinkhorn)
+install(DIRECTORY autograd nn models cuda notebooks DESTINATION ${CMAKE_INSTALL_DATADIR}/sinkhorn
+  FILES_MATCHING PATTERN "*.h" PATTERN "*.cpp" PATTERN "*.cu" PATTERN "*.toml")

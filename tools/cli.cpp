@@ -18,6 +18,7 @@
 #include "tools/gradcheck.h"
 #include "tools/import.h"
 #include "tools/leak_check.h"
+#include "tools/lesson.h"
 #include "tools/parity.h"
 #include "tools/planted_attention.h"
 #include "tools/train.h"
@@ -230,21 +231,86 @@ void add_gradcheck(CLI::App& app, Command& command) {
   sub->callback([options, &command] { command = [options] { return gradcheck(*options, std::cout); }; });
 }
 
+/// `lesson` has commands of its own, which share one set of options.
+void add_lesson(CLI::App& app, Command& command) {
+  auto* lesson = app.add_subcommand("lesson", "The course: from one derivative to a trained Sinkhorn transformer");
+  lesson->callback([lesson] {
+    if (lesson->get_subcommands().empty() && lesson->remaining().empty())
+      fail<UsageError>("lesson: a command is required; sinkhorn lesson --help lists them");
+  });
+  auto options = std::make_shared<LessonOptions>();
+  const auto add = [&](const char* name, const char* purpose, int (*run)(const LessonOptions&, std::ostream&)) {
+    auto* sub = lesson->add_subcommand(name, purpose);
+    sub->callback([options, run, &command] { command = [options, run] { return run(*options, std::cout); }; });
+    return sub;
+  };
+  const auto in_folder = [&](CLI::App* sub) {
+    sub->add_option("--dir", options->dir, "the folder with your exercises")
+        ->type_name("FOLDER")
+        ->capture_default_str();
+    return sub;
+  };
+  const auto of_lesson = [&](CLI::App* sub, const char* meaning = "number or name; default the first not solved") {
+    sub->add_option("LESSON", options->lesson, meaning);
+    return in_folder(sub);
+  };
+  const auto seeded = [&](CLI::App* sub, const char* meaning) {
+    sub->add_option("--seed", options->seed, meaning)->type_name("N")->check(CLI::PositiveNumber);
+  };
+  add("init", "Make a folder with all exercises", lesson_init)
+      ->add_option("FOLDER", options->init_dir, "new, or one that lacks exercises")
+      ->capture_default_str();
+  auto* list = in_folder(add("list", "Every lesson with its state", lesson_list));
+  list->add_option("--search", options->search, "only lessons whose text holds this")->type_name("TEXT");
+  list->add_flag("--json", options->json, "a list of objects: number, name, title, summary, state, file");
+  in_folder(add("next", "The first lesson that is not solved, and what to do", lesson_next));
+  of_lesson(add("show", "Read a walk-through, step by step", lesson_show))
+      ->add_flag("--all", options->all, "all steps at once");
+  of_lesson(add("hint", "One hint more: a nudge, the formula, the shape of the code", lesson_hint))
+      ->add_option("--level", options->level, "this one")
+      ->type_name("1|2|3")
+      ->check(CLI::Range(1, 3));
+  auto* verify = of_lesson(add("verify", "Compile your exercise and run its checks", lesson_verify));
+  verify->add_flag("--all", options->all, "every lesson, a line each");
+  seeded(verify, "of the random inputs");
+  auto* watch = in_folder(add("watch", "Verify every exercise that you save, until Ctrl-C", lesson_watch));
+  watch->add_flag("--poll", options->poll, "look at the files instead of being told (network and container mounts)");
+  watch->add_option("--times", options->times, "leave after so many verifications")
+      ->type_name("N")
+      ->check(CLI::PositiveNumber);
+  of_lesson(add("reset", "Put an exercise back as it was; what you wrote is kept", lesson_reset), "number or name");
+  of_lesson(add("solution", "The solution, after success or a yes", lesson_solution))
+      ->add_flag("--yes", options->yes, "before success, too");
+  seeded(of_lesson(add("quiz", "Questions with computed answers", lesson_quiz)), "of the numbers; default new ones");
+  in_folder(add("status", "How far you are", lesson_status));
+  lesson->footer(
+      "Examples:\n"
+      "  sinkhorn lesson init\n"
+      "  sinkhorn lesson next\n"
+      "  sinkhorn lesson show 1\n"
+      "  sinkhorn lesson watch\n"
+      "\nExit codes: 0 solved or shown, 1 not solved yet or a wrong answer in a quiz, 2 usage, 3 files");
+}
+
+/// "sinkhorn lesson verify".
+std::string full_name(const CLI::App& app) {
+  return app.get_parent() ? full_name(*app.get_parent()) + " " + app.get_name() : app.get_name();
+}
+
 /// The first word that no option or command took, with the nearest one that exists.
 [[noreturn]] void refuse_word(const CLI::App& app, const std::string& word) {
   std::vector<std::string> known;
   for (const auto* option : app.get_options())
     for (const auto& name : option->get_lnames()) known.push_back("--" + name);
   for (const auto* sub : app.get_subcommands({})) known.push_back(sub->get_name());
-  const bool flag = word.starts_with("-");
+  const bool flag = word.starts_with("-"), is_group = !app.get_subcommands({}).empty();
   const std::string bare = word.substr(0, word.find('=')), near = nearest(bare, known);
-  const std::string name = app.get_parent() ? "sinkhorn " + app.get_name() : "sinkhorn";
   fail<UsageError>("unknown ",
-                   flag               ? "flag "
-                   : app.get_parent() ? "argument "
-                                      : "command ",
+                   flag       ? "flag "
+                   : is_group ? "command "
+                              : "argument ",
                    to_text(bare), near.empty() ? "" : "; did you mean " + near + "?",
-                   "  (" + name + " --help lists them)");
+                   "  (" + full_name(app) + " --help lists them)");
 }
 
 int parse_and_run(std::vector<std::string> arguments) {
@@ -256,6 +322,7 @@ int parse_and_run(std::vector<std::string> arguments) {
       "  sinkhorn train                     a character model of English prose, in minutes\n"
       "  sinkhorn train --help              its options\n"
       "  sinkhorn generate --checkpoint runs/cpu-small --prompt 'The '\n"
+      "  sinkhorn lesson list               the course, from one derivative to this model\n"
       "\nExit codes: 0 ok, 1 a check failed or internal error, 2 usage, 3 data, checkpoint or output folder,\n"
       "            4 out of memory, 5 non-finite loss or gradient, 6 device, 130 interrupted");
   Command command;
@@ -268,9 +335,14 @@ int parse_and_run(std::vector<std::string> arguments) {
   add_parity(app, command);
   add_leak_check(app, command);
   add_doctor(app, command);
+  add_lesson(app, command);
   // Unknown words are collected, not refused by the library, so that the message can name the nearest known one.
   app.allow_extras();
-  for (auto* sub : app.get_subcommands({})) sub->allow_extras();
+  const std::function<void(CLI::App*)> collect = [&](CLI::App* sub) {
+    sub->allow_extras();
+    for (auto* inner : sub->get_subcommands({})) collect(inner);
+  };
+  for (auto* sub : app.get_subcommands({})) collect(sub);
 
   try {
     std::reverse(arguments.begin(), arguments.end());  // the library wants them so
@@ -281,8 +353,11 @@ int parse_and_run(std::vector<std::string> arguments) {
     throw UsageError(error.what());
   }
   if (const auto words = app.remaining(); !words.empty()) refuse_word(app, words.front());
-  for (const auto* sub : app.get_subcommands())
-    if (const auto words = sub->remaining(); !words.empty()) refuse_word(*sub, words.front());
+  const std::function<void(const CLI::App&)> refuse = [&](const CLI::App& sub) {
+    for (const auto* inner : sub.get_subcommands()) refuse(*inner);
+    if (const auto words = sub.remaining(); !words.empty()) refuse_word(sub, words.front());
+  };
+  for (const auto* sub : app.get_subcommands()) refuse(*sub);
   if (!command) fail<UsageError>("a command is required; sinkhorn --help lists them");
   return command();
 }

@@ -19,9 +19,9 @@ namespace sinkhorn::lessons {
 /// no line, or more than one, holds the anchor.
 std::string quote(const std::filesystem::path& file, std::string_view anchor);
 
-/// `{{FILE: ANCHOR}}` on a line of its own becomes that quotation, indented by two spaces; FILE is a path from the
-/// root.
-std::string with_quotes(std::string_view text, const std::filesystem::path& root);
+/// `{{FILE: ANCHOR}}` on a line of its own becomes that quotation, indented by two spaces and broken to fit into
+/// `columns`; FILE is a path from the root.
+std::string with_quotes(std::string_view text, const std::filesystem::path& root, int columns = 80);
 
 class Page {
  public:
