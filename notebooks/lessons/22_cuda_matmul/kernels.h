@@ -1,7 +1,7 @@
 // The kernels that the walk-through of this lesson runs and shows.
 #pragma once
 #include "cuda/launch.h"
-#include "notebooks/lessons/22_cuda_matmul/mma.h"
+#include "notebooks/lessons/22_cuda_matmul/exercise.h"
 
 namespace sinkhorn::lessons::lesson_22_cuda_matmul {
 

@@ -191,7 +191,7 @@ void show_tensor_cores(Page& page) {
       "The emulated grid has no tensor core, but it has shuffles. Here the lanes pass their fragments around until "
       "each "
       "has what its four elements of C need:");
-  page.code("notebooks/lessons/22_cuda_matmul/mma.h", "inline void mma(const Thread& t");
+  page.code("notebooks/lessons/22_cuda_matmul/exercise.h", "inline void mma(const Thread& t");
   const Tensor lhs = uniform(Rng(3), {16, 16}, -1, 1, DType::bf16), rhs = uniform(Rng(4), {16, 8}, -1, 1, DType::bf16);
   const auto values_of = [](const Tensor& x) {
     const auto values = x.span<bf16>();

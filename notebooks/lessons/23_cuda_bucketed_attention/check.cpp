@@ -4,7 +4,7 @@
 
 #include "notebooks/kit/grid.h"
 #include "notebooks/lessons/23_cuda_bucketed_attention/exercise.h"
-#include "notebooks/lessons/23_cuda_bucketed_attention/reference.h"
+#include "notebooks/lessons/23_cuda_bucketed_attention/kernels.h"
 
 namespace sinkhorn::lesson {
 namespace {

@@ -5,7 +5,6 @@
 #include "notebooks/kit/grid.h"
 #include "notebooks/kit/lesson.h"
 #include "notebooks/lessons/23_cuda_bucketed_attention/kernels.h"
-#include "notebooks/lessons/23_cuda_bucketed_attention/reference.h"
 
 namespace sinkhorn::lessons::lesson_23_cuda_bucketed_attention {
 namespace {
