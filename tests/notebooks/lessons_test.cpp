@@ -174,7 +174,8 @@ TEST_P(EachLesson, ItsQuizIsComputedFromTheSeed) {
 }
 
 TEST_P(EachLesson, HoldsItsFilesAndNoOthersAndNeedsNoOtherLesson) {
-  const std::regex known("lesson\\.toml|(walk|exercise|solution|check|wrong_[a-z0-9_]+)\\.cpp|exercise\\.h");
+  const std::regex known(
+      "lesson\\.toml|(walk|exercise|solution|check|wrong_[a-z0-9_]+)\\.cpp|(exercise|kernels|text)\\.h");
   static const std::regex include(R"re(#\s*include\s*"notebooks/lessons/([^/"]+)/)re");
   for (const fs::directory_entry& entry : fs::directory_iterator(folder())) {
     const std::string name = entry.path().filename();
