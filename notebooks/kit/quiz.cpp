@@ -19,7 +19,8 @@ bool Question::accepts(const std::string& answer) const {
 }
 
 std::string Question::answer() const {
-  return choices.empty() ? drawing::number(number, 6) : std::to_string(right + 1) + ") " + choices[right];
+  return choices.empty() ? drawing::number(number, tolerance == 0 ? 15 : 6)  // a count is shown whole
+                         : std::to_string(right + 1) + ") " + choices[right];
 }
 
 Question Question::shuffled(Rng rng) const {

@@ -281,6 +281,24 @@ TEST_F(LessonCommand, ShowGoesStepByStepOnATerminal) {
   EXPECT_FALSE(contains(plain.screen(), "\x1b[")) << "NO_COLOR";
 }
 
+TEST(LessonInstalled, VerifiesWithoutTheBuildTree) {
+  const TemporaryFolder place;
+  const fs::path prefix = place.path / "first", moved = place.path / "moved", mine = place.path / "mine";
+  const SubprocessLimits limits{.time = std::chrono::seconds(300)};
+  const SubprocessResult installed =
+      run_subprocess({"cmake", "--install", std::string(build_info::binary_dir), "--prefix", prefix.string()}, limits);
+  ASSERT_TRUE(installed.ok()) << installed.output;
+  fs::rename(prefix, moved);  // an installed tree may be moved
+  const std::string program = (moved / "bin" / "sinkhorn").string();
+  ASSERT_TRUE(run_subprocess({program, "lesson", "init", mine.string()}).ok());
+  const fs::path solution = moved / "share/sinkhorn/notebooks/lessons/06_softmax/solution.cpp";
+  fs::copy_file(solution, mine / "06_softmax.cpp", fs::copy_options::overwrite_existing);
+  const SubprocessResult verified = run_subprocess({program, "lesson", "verify", "6", "--dir", mine.string()}, limits);
+  EXPECT_TRUE(verified.ok()) << verified.output;
+  EXPECT_TRUE(contains(content_of(mine / "compile_flags.txt"), moved.string())) << "editors read the installed library";
+  EXPECT_TRUE(run_subprocess({program, "lesson", "show", "6", "--all"}).ok());
+}
+
 // --- below the command
 // -----------------------------------------------------------------------------------------------------
 
