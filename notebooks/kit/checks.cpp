@@ -6,7 +6,9 @@
 #include <cmath>
 #include <sstream>
 
+#include "autograd/microscope.h"
 #include "notebooks/kit/drawing.h"
+#include "notebooks/kit/microscope_view.h"
 
 namespace sinkhorn::lessons {
 namespace {
@@ -25,6 +27,15 @@ std::string index_in(const Shape& shape, std::int64_t at) {
     at /= shape[axis];
   }
   return "[" + result + "]";
+}
+
+// The microscope's view, indented so that it stays as it is.
+std::string under_the_microscope(const GradientReport& report) {
+  const drawing::Style style{.columns = 74};
+  std::istringstream lines(drawing::microscope_view(style, diagnose(report.gradients)));
+  std::string result;
+  for (std::string line; std::getline(lines, line);) result += "  " + line + "\n";
+  return result;
 }
 
 }  // namespace
@@ -94,22 +105,10 @@ void Checks::equal(const std::string& name, std::int64_t got, std::int64_t want)
 
 void Checks::gradients(const std::string& name, const GradientProblem& problem, Rng rng) {
   attempt(name, [&] {
-    // A gradient of another shape is told before the checker indexes it.
-    const Tensors flows = problem.gradients(uniform(rng, problem.value().shape(), -1, 1, DType::f64));
-    for (std::size_t k = 0; k < problem.points.size(); ++k) {
-      const Tensor& point = problem.points[k];
-      const Tensor& flow = flows.at(k);
-      if (!flow || (flow.shape() == point.shape() && flow.dtype() == point.dtype())) continue;
-      std::ostringstream detail;
-      detail << "the gradient of " << problem.names[k] << " is " << flow.dtype() << " " << flow.shape() << ", expected "
-             << point.dtype() << " " << point.shape();
-      return that(name, false, detail.str());
-    }
     const GradientReport report = check_gradients(problem, rng);
-    const bool passed = report.worst <= kGradientTolerance && report.repeatable;
-    that(name, passed,
-         report.repeatable ? "the gradient disagrees with numeric differences: " + report.where
-                           : "two runs gave different bits");
+    // A learner's function may lie on a kink by chance; that is no mistake of the gradient.
+    const bool passed = report.repeatable && report.worst <= kGradientTolerance;
+    that(name, passed, passed ? std::string() : under_the_microscope(report));
   });
 }
 
