@@ -20,17 +20,45 @@ struct GradientProblem {
   std::function<Tensors(const Tensor& cotangent)> gradients;  // d<cotangent, f>/d(points); empty means 0
 };
 
-struct GradientReport {
-  double worst = 0;        // max |a - n| / (max(|a|, |n|) + 1e-3 * scale), scale = largest |gradient| of the problem
-  bool smooth = true;      // false: the point lies on a kink or a tie, so the numeric derivative means nothing
-  bool repeatable = true;  // a second run gave the same bits
-  std::string where;       // the element that was worst: name[index]: analytic a, numeric n
+/// The gradients of <cotangent, f> at the points of a problem, from both sides.
+struct ComparedGradients {
+  std::vector<std::string> names;
+  Tensors points;
+  Tensor value, cotangent;  // f(points), and what the numbers are projected on
+  Tensors analytic;         // on the CPU, as they came: empty for no flow, and of whatever shape and type
+  Tensors numeric;          // f64, of the points' shapes
+  Tensors again;            // analytic once more
+  Tensors doubled;          // analytic for twice the cotangent; asked for only if something disagrees
+  double scale = 0;         // largest finite |gradient| of the problem
+  bool smooth = true;       // false: the point lies on a kink or a tie, so the numeric derivative means nothing
+  std::string failure;      // what kept the sides from being computed: an exception's message, a missing tensor
+
+  /// True if both sides of point k can be compared element by element; an empty analytic gradient is 0.
+  bool comparable(std::size_t k) const;
+  /// |a - n| / (max(|a|, |n|) + 1e-3 * scale); infinite if it is NaN.
+  double error(double a, double n) const;
+  double analytic_at(std::size_t k, std::int64_t i) const { return analytic[k] ? analytic[k].data<double>()[i] : 0; }
+  double numeric_at(std::size_t k, std::int64_t i) const { return numeric[k].data<double>()[i]; }
 };
 
-/// Compares analytic gradients with (f(x-2h) - 8 f(x-h) + 8 f(x+h) - f(x+2h)) / 12h, h = 1e-3 max(1, |x|), for the
-/// cotangent drawn from `rng`. An element that disagrees is tried with h/2 too: if the two differences disagree, it is
-/// not smooth.
-GradientReport check_gradients(const GradientProblem& problem, Rng rng);
+/// Computes both sides for the cotangent drawn from `rng`; numeric is (f(x-2h) - 8 f(x-h) + 8 f(x+h) - f(x+2h)) / 12h
+/// with h = 1e-3 max(1, |x|). An element that disagrees is tried with h/2 too: if the two differences disagree, it is
+/// not smooth. What the problem's functions throw becomes `failure`, except for want of memory or of a device.
+ComparedGradients compare_gradients(const GradientProblem& problem, const Rng& rng);
+
+struct GradientReport {
+  double worst = 0;        // max of ComparedGradients::error; infinite where the sides cannot be compared
+  bool smooth = true;      // of ComparedGradients
+  bool repeatable = true;  // a second run gave the same bits
+  std::string where;       // the element that was worst: name[index]: analytic a, numeric n; or what failed
+  ComparedGradients gradients = {};
+
+  bool passed() const { return smooth && repeatable && worst <= kGradientTolerance; }
+};
+
+/// Compares analytic gradients, every element, with the numeric ones. Gradients that throw, are missing or have a wrong
+/// shape or type are a report that fails.
+GradientReport check_gradients(const GradientProblem& problem, const Rng& rng);
 
 /// One line of `gradcheck`.
 struct CaseResult {
@@ -40,7 +68,8 @@ struct CaseResult {
 };
 
 /// Calls `problem_at(draw)` with fresh draws until the point is smooth (at most 20 times), and checks it there.
-CaseResult check_case(std::string label, const std::function<GradientProblem(Draw&)>& problem_at, Rng rng = Rng(1));
+CaseResult check_case(std::string label, const std::function<GradientProblem(Draw&)>& problem_at,
+                      const Rng& rng = Rng(1));
 
 /// A case with its op's type forgotten, so that the checker is compiled once and not once per op.
 struct AnyCase {

@@ -53,7 +53,9 @@ Tape Tape::record(bool into_parameters) {
 Var Tape::leaf(Tensor value) const {
   auto& nodes = state_->nodes;
   nodes.push_back({nullptr, {}, {}, value.shape(), value.dtype()});
-  return {std::move(value), *this, int(nodes.size()) - 1};
+  const int node = int(nodes.size()) - 1;
+  if (state_->watch) state_->watch({TapeEvent::Kind::leaf, "leaf", node, -1, value});
+  return {std::move(value), *this, node};
 }
 
 Var Tape::leaf(const Parameter& parameter) const {
@@ -74,9 +76,10 @@ Var Tape::push(std::unique_ptr<AnyOp> op, std::span<const Var> inputs, Saved sav
     tape = input.tape;
   }
   if (tape.state_->walked) fail(op->name(), ": the tape was already walked by backward; record a new one");
-  if (tape.state_->watch) tape.state_->watch(op->name(), false, value);
+  const std::string_view name = op->name();
   tape.state_->nodes.push_back({std::move(op), std::move(nodes), std::move(saved), value.shape(), value.dtype()});
   const int node = int(tape.state_->nodes.size()) - 1;
+  if (tape.state_->watch) tape.state_->watch({TapeEvent::Kind::value, name, node, -1, value});
   return {std::move(value), std::move(tape), node};
 }
 
@@ -120,16 +123,18 @@ Gradients Tape::backward(const Var& root, Tensor seed) const {
   grads[root.node] = std::move(seed);
   for (int i = root.node; i >= 0; --i) {
     Node& node = nodes[i];
+    const std::string_view name = node.op ? node.op->name() : "leaf";
+    if (state_->watch) state_->watch({TapeEvent::Kind::incoming, name, i, -1, grads[i]});
     if (grads[i] && node.op) {
       Tensors flows = node.op->backward(node.saved, grads[i]);
       grads[i] = {};
       for (std::size_t k = 0; k < flows.size(); ++k) {
-        if (state_->watch && flows[k]) state_->watch(node.op->name(), true, flows[k]);
+        if (state_->watch && flows[k]) state_->watch({TapeEvent::Kind::flow, name, i, int(k), flows[k]});
         const int to = node.inputs[k];
         if (to < 0 || !flows[k]) continue;
         if (flows[k].shape() != nodes[to].shape || flows[k].dtype() != nodes[to].dtype)
-          fail(node.op->name(), ": the gradient of input ", k, " is ", flows[k].shape(), " ", flows[k].dtype(),
-               ", expected ", nodes[to].shape, " ", nodes[to].dtype);
+          fail(name, ": the gradient of input ", k, " is ", flows[k].shape(), " ", flows[k].dtype(), ", expected ",
+               nodes[to].shape, " ", nodes[to].dtype);
         const Parameter* parameter = nodes[to].parameter;
         if (parameter && state_->into_parameters && parameter->gradient) {
           add_in_place(parameter->gradient, flows[k]);
@@ -151,10 +156,13 @@ void Tape::watch(Watch see) const { state_->watch = std::move(see); }
 std::vector<NodeInfo> Tape::nodes() const {
   std::vector<NodeInfo> infos;
   for (const Node& node : state_->nodes) {
-    std::size_t bytes = 0;
-    for (const Tensor& kept : node.saved.tensors)
-      if (kept) bytes += kept.bytes();
-    infos.push_back({node.op ? node.op->name() : "leaf", node.shape, node.inputs, bytes});
+    NodeInfo info{node.op ? node.op->name() : "leaf", node.shape, node.inputs, 0, {}};
+    for (const Tensor& kept : node.saved.tensors) {
+      if (!kept) continue;
+      info.kept.push_back({kept.shape(), kept.dtype(), kept.bytes(), kept.raw()});
+      info.kept_bytes += kept.bytes();
+    }
+    infos.push_back(std::move(info));
   }
   return infos;
 }

@@ -78,12 +78,36 @@ concept Op = requires(const O op, Saved& save, const Saved& saved, Inputs in, co
   { O::cases() } -> std::same_as<std::vector<Case<O>>>;
 };
 
+/// A tensor that a node keeps for backward. Two of equal `memory` share it.
+struct KeptTensor {
+  Shape shape;
+  DType dtype;
+  std::size_t bytes;
+  const std::byte* memory;
+};
+
 /// What the tape shows of a node.
 struct NodeInfo {
-  std::string_view name;    // "leaf" or the op's
-  Shape shape;              // of its value
-  std::vector<int> inputs;  // nodes; -1 for a constant
-  std::size_t kept_bytes;   // of the tensors kept for backward
+  std::string_view name;         // "leaf" or the op's
+  Shape shape;                   // of its value
+  std::vector<int> inputs;       // nodes; -1 for a constant
+  std::size_t kept_bytes;        // of the tensors kept for backward
+  std::vector<KeptTensor> kept;  // those tensors, each counted in full
+};
+
+/// A moment in the life of a node.
+struct TapeEvent {
+  enum class Kind {
+    leaf,      // a leaf was made; the tensor is its value
+    value,     // an op ran; the tensor is its value
+    incoming,  // backward reached the node; the tensor is the gradient that has arrived there, empty if none has
+    flow       // backward gave this tensor to input `input`, which is a constant if the node's inputs[input] is -1
+  };
+  Kind kind;
+  std::string_view op;  // the op's name; "leaf" for a leaf
+  int node;
+  int input;  // of a flow, else -1
+  const Tensor& tensor;
 };
 
 /// A handle: copies are the same tape. A default-constructed handle is no tape, which is how inference is said.
@@ -104,8 +128,8 @@ class Tape {
   /// once.
   Gradients backward(const Var& root, Tensor seed = {}) const;
 
-  /// Calls `see` with every result from here on: an op's value as it runs, and in backward each of its flows.
-  using Watch = std::function<void(std::string_view op, bool backward, const Tensor& value)>;
+  /// Calls `see` at every moment from here on. Keeping an event's tensor is allowed: it will not be written to.
+  using Watch = std::function<void(const TapeEvent& event)>;
   void watch(Watch see) const;
 
   std::vector<NodeInfo> nodes() const;

@@ -14,7 +14,9 @@
 namespace sinkhorn {
 
 /// Called with what a forward pass draws or decides ("dropout", "picks"), and with what comes out of its parts ("heads"
-/// (B, T, H, d) of an attention, "sublayer" (B, T, D)); for tests, checks and pictures.
+/// (B, T, H, d) of an attention, "sublayer" (B, T, D)); for tests, checks and pictures. A sort net shows what it
+/// chooses from: "scores" (B, h, N, columns), -inf where closed, with the "weights" of the picks; for Gumbel-Sinkhorn
+/// the "log_scores" (B, h, N, M) before noise and temperature, "open" (B, M), and the "sorting_matrix".
 using Observer = std::function<void(std::string_view what, const Tensor& value)>;
 
 /// Gumbel noise given from outside instead of drawn, for comparisons with other implementations: each stream that asks

@@ -5,6 +5,15 @@
 #include <limits>
 
 namespace sinkhorn {
+namespace {
+
+void observe(const Scope& scope, const Var& scores, const TopK& chosen) {
+  scope.observe("scores", scores.value);
+  scope.observe("picks", chosen.picks);
+  scope.observe("weights", chosen.weights.value);
+}
+
+}  // namespace
 
 Tensor causal_choices(std::int64_t batch, std::int64_t heads, std::int64_t buckets, std::int64_t bucket,
                       std::int64_t n_top, const Tensor& given_mask) {
@@ -60,7 +69,7 @@ Routing CausalSortNet::operator()(const Scope& scope, const Var& q, const Var& k
       mask_fill(scores(scope, q, kv, bucket, local, n_top, mask), allowed, -std::numeric_limits<double>::infinity());
   TopK chosen = top_k(open, n_top, temperature, scope.choices ? scope.choices->replayed() : Tensor());
   if (scope.choices) scope.choices->record(chosen.picks);
-  scope.observe("picks", chosen.picks);
+  observe(scope, open, chosen);
   return {chosen.weights, chosen.picks};
 }
 
@@ -107,11 +116,11 @@ Routing SortNet::route(const Scope& scope, const Var& q, const Var& kv, const So
   const Tensor open = buckets_with_tokens(batch, kv.shape()[1], o.pattern.key_bucket, masks.keys)
                           .reshape({batch, 1, 1, buckets})
                           .to(all.value.device());
-  TopK chosen =
-      top_k(mask_fill(all, open, -std::numeric_limits<double>::infinity()), one_row ? shared : std::min(o.n_top, most),
-            o.temperature, scope.choices ? scope.choices->replayed() : Tensor());
+  const Var choices = mask_fill(all, open, -std::numeric_limits<double>::infinity());
+  TopK chosen = top_k(choices, one_row ? shared : std::min(o.n_top, most), o.temperature,
+                      scope.choices ? scope.choices->replayed() : Tensor());
   if (scope.choices) scope.choices->record(chosen.picks);
-  scope.observe("picks", chosen.picks);
+  observe(scope, choices, chosen);
   if (shared == 0 || one_row) return {chosen.weights, chosen.picks};
   // The simple sort net sorts first; SortCut then cuts the list of all picks, bucket after bucket.
   const Shape s = chosen.picks.shape(), list{s[0], s[1], 1, s[2] * s[3]};
@@ -125,9 +134,11 @@ Var SortNet::sorting_matrix(const Scope& scope, const Var& q, const Var& kv, con
   const Shape s = raw.shape();  // (B, h, N, M)
   const DType stored = raw.value.dtype(), wide = stored == DType::f64 ? DType::f64 : DType::f32;
   Var log_scores = log(scale(cast(relu(raw), wide), 1, 1e-6));
+  scope.observe("log_scores", log_scores.value);
   if (const Tensor noise = scope.split(2).gumbel({s[0] * s[1], s[2], s[3]}, wide))
     log_scores = add(log_scores, noise.reshape(s).to(raw.value.device()));
   const Tensor open = buckets_with_tokens(s[0], kv.shape()[1], o.pattern.key_bucket, masks.keys);
+  scope.observe("open", open);
   const Var matrix = sinkhorn(scale(log_scores, 1 / o.temperature),
                               open.reshape({s[0], 1, s[3]}).to(raw.value.device()), o.iterations);
   scope.observe("sorting_matrix", matrix.value);

@@ -21,6 +21,9 @@
 #include "tools/lesson.h"
 #include "tools/parity.h"
 #include "tools/planted_attention.h"
+#include "tools/planted_gradients.h"
+#include "tools/sort_view.h"
+#include "tools/tape_command.h"
 #include "tools/train.h"
 
 namespace sinkhorn {
@@ -156,6 +159,44 @@ void add_leak_check(CLI::App& app, Command& command) {
       leak_check);
 }
 
+void add_sort_view(CLI::App& app, Command& command) {
+  add_table_command<SortViewOptions>(
+      app, command, "sort-view", "Show how Sinkhorn iterations make a sorting matrix of scores",
+      "  sinkhorn sort-view                               on a terminal: arrows move through the iterations\n"
+      "  sinkhorn sort-view --buckets 8 --noise --temperature 0.3\n"
+      "  sinkhorn sort-view --scores matrix.txt --html sort.html\n"
+      "  sinkhorn sort-view --checkpoint runs/cpu-small --prompt 'The quick brown fox' --layer 1\n"
+      "  sinkhorn sort-view --iteration 5 --json -\n\n"
+      "Keys:\n"
+      "  left/right or h/l  iteration        n  new noise          [ ]  head\n"
+      "  + -                temperature      N  noise on and off   { }  layer\n"
+      "  s                  save as SVG      c  causal mask        ?    help, q quits\n\n"
+      "Iteration k is what the model's own op computes with k iterations: every row divided by its sum, then every\n"
+      "column. Heads that route by top-k (all causal ones) show their scores, their picks and the weights of those.",
+      sort_view);
+}
+
+void add_tape(CLI::App& app, Command& command) {
+  std::string examples = "Models to walk through:\n";
+  for (const TapeExample& example : tape_examples())
+    examples += "  " + example.name + std::string(20 - example.name.size(), ' ') + example.purpose + "\n";
+  add_table_command<TapeOptions>(
+      app, command, "tape", "Step forward and backward through a small model, node by node",
+      "  sinkhorn tape                                    on a terminal: Enter is the next step\n"
+      "  sinkhorn tape --example softmax-attention --all\n"
+      "  sinkhorn tape --example sinkhorn-layer --svg tape.svg\n"
+      "  sinkhorn tape --example perceptron --dot - | dot -Tpng -o tape.png\n\n" +
+          examples +
+          "\nKeys:\n"
+          "  Enter, space  next step           f        run forward to its end\n"
+          "  b             the step before     digits   and Enter: to that node\n"
+          "  Home, End     first, last step    q        quit\n\n"
+          "Of each step it shows the value, what is kept for backward and its bytes; on the way back the gradient "
+          "that\n"
+          "arrives, what flows on to each input, and how the memory falls.",
+      tape_command);
+}
+
 void add_import(CLI::App& app, Command& command) {
   auto* sub = app.add_subcommand("import", "Make a checkpoint of weights of the PyTorch package sinkhorn_transformer");
   auto options = std::make_shared<ImportOptions>();
@@ -227,7 +268,16 @@ void add_gradcheck(CLI::App& app, Command& command) {
   sub->add_option("--device", options->device, "where to compute")
       ->type_name("auto|cpu|cuda")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
-  sub->footer("Examples:\n  sinkhorn gradcheck\n  sinkhorn gradcheck --op softmax");
+  sub->add_option("--plant", options->plant, "check a gradient that is wrong on purpose, to see what is said of it")
+      ->type_name("NAME");
+  std::string wrong = "Planted gradients:\n";
+  for (const PlantedGradient& planted : planted_gradients())
+    wrong += "  " + planted.name + std::string(14 - planted.name.size(), ' ') + planted.purpose + "\n";
+  sub->footer(
+      "Of a gradient that disagrees it shows the elements and the likely cause.\n"
+      "\nExamples:\n  sinkhorn gradcheck\n  sinkhorn gradcheck --op softmax\n"
+      "  sinkhorn gradcheck --plant missing-sum\n\n" +
+      wrong + "\nExit codes: 0 all agree, 1 one disagrees.");
   sub->callback([options, &command] { command = [options] { return gradcheck(*options, std::cout); }; });
 }
 
@@ -334,6 +384,8 @@ int parse_and_run(std::vector<std::string> arguments) {
   add_gradcheck(app, command);
   add_parity(app, command);
   add_leak_check(app, command);
+  add_sort_view(app, command);
+  add_tape(app, command);
   add_doctor(app, command);
   add_lesson(app, command);
   // Unknown words are collected, not refused by the library, so that the message can name the nearest known one.

@@ -120,7 +120,10 @@ void Trainer::explain_non_finite(const std::function<Batch(std::int64_t)>& batch
   parameters_.zero_gradients();
   for (std::int64_t micro = 0; micro < train_.accumulate; ++micro) {
     const Tape tape = Tape::record(true);
-    tape.watch([&](std::string_view op, bool backward, const Tensor& value) {
+    tape.watch([&](const TapeEvent& event) {
+      const bool backward = event.kind == TapeEvent::Kind::flow;
+      if (!backward && event.kind != TapeEvent::Kind::value) return;
+      const Tensor& value = event.tensor;
       if (!first_op.empty() || value.dtype() != DType::f32 || all_finite(value)) return;
       const Tensor here = value.to(Device::cpu);
       const auto numbers = here.span<float>();
@@ -128,7 +131,7 @@ void Trainer::explain_non_finite(const std::function<Batch(std::int64_t)>& batch
         return std::isnan(v) || v == std::numeric_limits<float>::infinity();
       });
       std::string& first = masked ? first_infinity : first_op;
-      if (first.empty()) first = std::string(op) + (backward ? " (backward)" : "");
+      if (first.empty()) first = std::string(event.op) + (backward ? " (backward)" : "");
     });
     add_gradients(batch(micro), scope_of(micro, tape));
   }

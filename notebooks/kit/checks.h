@@ -18,7 +18,7 @@ struct CheckResult {
 
 /// A function of f64 tensors and its gradient, as the gradient checker takes it. `gradients` returns one tensor a
 /// point, empty for 0.
-GradientProblem problem_of(std::vector<std::string> names, Tensors points,
+GradientProblem problem_of(std::vector<std::string> names, const Tensors& points,
                            std::function<Tensor(const Tensors& points)> value,
                            std::function<Tensors(const Tensors& points, const Tensor& dy)> gradients);
 

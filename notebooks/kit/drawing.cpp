@@ -256,7 +256,7 @@ std::string heat_map(const Style& style, const Tensor& matrix, const HeatMap& ma
   if (whole.cells.empty()) return "(empty)\n";
   const int margin = map.row_label.empty() ? 0 : 4;
   std::int64_t by = 1;
-  while ((whole.columns + by - 1) / by * 2 > style.columns - margin || (whole.rows + by - 1) / by > 48) ++by;
+  while ((whole.columns + by - 1) / by * 2 > style.columns - margin || (whole.rows + by - 1) / by > map.most_rows) ++by;
   const Grid grid = averaged(whole, by);
 
   double low = map.low.value_or(std::numeric_limits<double>::infinity());

@@ -52,10 +52,11 @@ struct HeatMap {
   std::optional<double> low = {}, high = {};  // the ends of the scale; the matrix's own if absent
   std::string row_label = {}, column_label = {};
   bool numbers = false;  // writes each value into its cell, where the columns allow it
+  int most_rows = 48;    // of cells
 };
 /// A matrix (R, C), or (C), as cells from light to dark: coloured backgrounds that bring their own foreground, shades
-/// (unicode) or characters (ASCII) without colour. What does not fit into the columns is averaged over equal groups,
-/// and a last line says so. NaN is shown as '?'.
+/// (unicode) or characters (ASCII) without colour. What does not fit into the columns and rows is averaged over equal
+/// groups, and a last line says so. NaN is shown as '?'.
 std::string heat_map(const Style& style, const Tensor& matrix, const HeatMap& map = {});
 
 /// The elements of a tensor of rank 0 to 2 as aligned numbers, at most `most` rows and as many columns as fit; other

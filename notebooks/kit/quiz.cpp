@@ -36,4 +36,14 @@ Question Question::shuffled(Rng rng) const {
   return result;
 }
 
+double rounded(Rng rng, double low, double high, int decimals) {
+  const double unit = std::pow(10.0, decimals);
+  const double x = std::round((low + (high - low) * rng.bits().uniform<double>(0)) * unit) / unit;
+  return x == 0 ? 0 : x;  // never "-0"
+}
+
+std::int64_t whole(Rng rng, std::int64_t low, std::int64_t high) {
+  return low + std::int64_t(rng.bits().word(0)) % (high - low + 1);
+}
+
 }  // namespace sinkhorn::lessons

@@ -1,5 +1,6 @@
 // Questions with computed answers: other numbers for every seed, so that an answer is worked out and not remembered.
 #pragma once
+#include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
@@ -33,5 +34,11 @@ struct Question {
   Question shuffled(Rng rng) const;
 };
 using Quiz = std::vector<Question>;
+
+/// A number of U(low, high) with at most so many decimals. A question shows it as it is, and its answer is computed
+/// from what it shows.
+double rounded(Rng rng, double low, double high, int decimals);
+/// A whole number low .. high.
+std::int64_t whole(Rng rng, std::int64_t low, std::int64_t high);
 
 }  // namespace sinkhorn::lessons

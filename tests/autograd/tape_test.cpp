@@ -109,6 +109,42 @@ TEST(Tape, ShowsWhatEachNodeKeeps) {
   EXPECT_EQ(tape.kept_bytes(), 48u);
 }
 
+TEST(Tape, ShowsTheTensorsThatAreKept) {
+  const Tape tape = Tape::record();
+  const Var x = tape.leaf(filled({2}, {1, 2})), y = exp(x);
+  mul(y, x);
+  const std::vector<NodeInfo> nodes = tape.nodes();
+  ASSERT_EQ(nodes[1].kept.size(), 1u);
+  EXPECT_EQ(nodes[1].kept[0].shape, (Shape{2}));
+  EXPECT_EQ(nodes[1].kept[0].bytes, nodes[1].kept_bytes);
+  EXPECT_EQ(nodes[1].kept[0].memory, y.value.raw());
+  ASSERT_EQ(nodes[2].kept.size(), 2u);
+  EXPECT_EQ(nodes[2].kept[0].memory, y.value.raw());  // shared, and counted for both
+  EXPECT_EQ(nodes[2].kept[1].memory, x.value.raw());
+  EXPECT_EQ(tape.kept_bytes(), 3 * nodes[1].kept_bytes);
+}
+
+TEST(Tape, TellsOfEveryMoment) {
+  const Tape tape = Tape::record();
+  std::vector<std::string> told;
+  Tensors kept;
+  tape.watch([&](const TapeEvent& event) {
+    const char* kinds[] = {"leaf", "value", "incoming", "flow"};
+    told.push_back(std::string(kinds[int(event.kind)]) + " " + std::string(event.op) + " " +
+                   std::to_string(event.node) + (event.input < 0 ? "" : " to " + std::to_string(event.input)) +
+                   (event.tensor ? "" : " nothing"));
+    if (event.kind == TapeEvent::Kind::flow) kept.push_back(event.tensor);
+  });
+  const Var x = tape.leaf(filled({2}, {3, 5}));
+  tape.leaf(filled({1}, {1}));
+  const Gradients gradients = tape.backward(mul(x, x), filled({2}, {1, 1}));
+  EXPECT_EQ(told,
+            (std::vector<std::string>{"leaf leaf 0", "leaf leaf 1", "value mul 2", "incoming mul 2", "flow mul 2 to 0",
+                                      "flow mul 2 to 1", "incoming leaf 1 nothing", "incoming leaf 0"}));
+  EXPECT_EQ(gradients.of(x).to_vector(), (std::vector<double>{6, 10}));
+  for (const Tensor& flow : kept) EXPECT_EQ(flow.to_vector(), (std::vector<double>{3, 5}));  // not written to
+}
+
 TEST(Tape, FreesWhatItKeptAsItWalks) {
   const Tape tape = Tape::record();
   const Var x = tape.leaf(filled({2}, {1, 2}));

@@ -235,7 +235,7 @@ TEST(EncoderDecoder, TheEncoderIsWalkedBackOnce) {
     const Var loss = model.loss(scope, {source, {}}, {random_ids(2, 2, pair.decoder.max_length(), 7), {}}).loss;
     int embeddings = 0;
     scope.tape.watch(
-        [&](std::string_view op, bool backward, const Tensor&) { embeddings += backward && op == "embedding"; });
+        [&](const TapeEvent& event) { embeddings += event.kind == TapeEvent::Kind::flow && event.op == "embedding"; });
     scope.tape.backward(loss);
     EXPECT_EQ(embeddings, 2);  // the encoder's and the decoder's, once each
   }

@@ -45,6 +45,14 @@ TEST(Drawing, NothingIsWiderThanTheTerminal) {
   }
 }
 
+TEST(Drawing, AHeatMapIsAsHighAsItMayBe) {
+  for (const int most : {1, 5, 12}) {
+    const std::vector<std::string> lines = lines_of(heat_map({}, ramp(12, 12), {.most_rows = most}));
+    EXPECT_LE(int(lines.size()), most + 1);  // and the line about the scale
+    EXPECT_EQ(lines.back().find("mean of") == std::string::npos, most == 12) << lines.back();
+  }
+}
+
 TEST(Drawing, ColourOnlyAddsColour) {
   const Style plain{}, coloured{.colour = true};
   EXPECT_EQ(without_colour(paint(coloured, Tone::good, "solved")), "solved");

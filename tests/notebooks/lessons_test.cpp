@@ -10,6 +10,7 @@
 #include <set>
 #include <sstream>
 
+#include "notebooks/kit/checks.h"
 #include "tests/shared.h"
 #include "tests/tools/program.h"
 #include "tools/lesson_kit.h"
@@ -266,6 +267,28 @@ TEST(Verify, ZeroChecksAreAFailure) {
   EXPECT_FALSE(none.solved());
   none.checks.push_back({"one", true, ""});
   EXPECT_TRUE(none.solved());
+}
+
+TEST(Checks, NameTheGradientThatHasAnotherShape) {
+  // The gradient checker would read past its end.
+  std::vector<lessons::CheckResult> seen;
+  lessons::Checks checks(1, [&](const lessons::CheckResult& result) { seen.push_back(result); });
+  auto check = [&](const Tensors& gradients) {
+    checks.gradients("mine",
+                     lessons::problem_of(
+                         {"x"}, {Tensor::full({2, 3}, 1, DType::f64)}, [](const Tensors& at) { return at[0].clone(); },
+                         [=](const Tensors&, const Tensor& dy) { return gradients.empty() ? Tensors{dy} : gradients; }),
+                     Rng(1));
+    return seen.back();
+  };
+  EXPECT_TRUE(check({}).passed);
+  for (const Tensors& wrong :
+       {Tensors{Tensor::zeros({3}, DType::f64)}, {Tensor::zeros({2, 3}, DType::f32)}, {Tensor(), Tensor()}}) {
+    const lessons::CheckResult result = check(wrong);
+    EXPECT_FALSE(result.passed);
+    EXPECT_NE(result.detail, "");
+  }
+  EXPECT_EQ(seen.size(), 4u);
 }
 
 // --- quotations

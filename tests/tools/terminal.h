@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <pty.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
@@ -34,7 +35,7 @@ class Terminal {
     if (child_ < 0) fail("cannot make a terminal");
     if (child_ == 0) {
       if (chdir(folder.c_str()) != 0) _exit(126);
-      signal(SIGINT, SIG_DFL);
+      for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGTSTP}) signal(number, SIG_DFL);
       setenv("TERM", "xterm", 1);
       setenv("SINKHORN_PROGRAM", "sinkhorn", 1);
       unsetenv("NO_COLOR");
@@ -58,13 +59,14 @@ class Terminal {
   /// Waits until `text` appears behind what an earlier call found. False if the program ended, or two minutes passed.
   bool wait_for(const std::string& text) {
     const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(2);
-    for (;;) {
+    for (bool last_look = false;;) {
       const std::size_t at = shown_.find(text, found_);
       if (at != std::string::npos) {
         found_ = at + text.size();
         return true;
       }
-      if (!read_for(100) || std::chrono::steady_clock::now() > end) return false;
+      if (last_look) return false;
+      last_look = !read_for(100) || std::chrono::steady_clock::now() > end;
     }
   }
   /// The exit code, or 1000 + the signal.
@@ -76,7 +78,13 @@ class Terminal {
     child_ = -1;
     return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
   }
-  void send(int signal) const { kill(child_, signal); }
+  void send(int signal) const {
+    if (child_ > 0) kill(child_, signal);
+  }
+  void resize(unsigned short columns, unsigned short rows) const {
+    const winsize size{rows, columns, 0, 0};
+    ioctl(screen_, TIOCSWINSZ, &size);
+  }
   termios attributes() const {
     termios now{};
     tcgetattr(screen_, &now);
