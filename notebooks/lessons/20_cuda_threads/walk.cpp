@@ -22,9 +22,9 @@ std::int64_t strided_sectors(std::int64_t stride) {
 void show_threads(Page& page) {
   page.step("A function, run by thousands");
   page.text(
-      "A CPU has a few fast cores, and a loop goes over the elements. A GPU has tens of thousands of slow threads and "
-      "no outer loop: all of them run the same function, and each first asks who it is. Such a function is a kernel. "
-      "In this house it is a struct: its members are its arguments, its operator() is what one thread does.");
+      "A CPU has a few fast cores, and a loop goes over the elements. A GPU has tens of thousands of slow threads "
+      "and no outer loop: all of them run the same function, and each first asks who it is. Such a function is a "
+      "kernel. In this house it is a struct: its members are its arguments, its operator() is what one thread does.");
   page.code(kKernels, "struct WhoAmI");
   page.text(
       "Threads come in blocks, all of one size. 32 threads of a block that stand side by side are a warp, and a "
@@ -156,10 +156,10 @@ void walk(Page& page) {
 
   page.step("One warp, one instruction");
   page.text(
-      "Lanes that run together cannot part. Where some take an `if` and others do not, the warp runs both sides, with "
-      "the other lanes switched off. A ragged tail costs nothing by that: at most one warp of a map is split. An `if` "
-      "that halves every warp doubles the work in it. So branch by block or by warp where you can.\n\nHow the "
-      "library's own maps look: one function of an index, and for_each makes the blocks, the loop and the guard.");
+      "Lanes that run together cannot part. Where some take an `if` and others do not, the warp runs both sides, "
+      "with the other lanes switched off. A ragged tail costs nothing by that: at most one warp of a map is split. "
+      "An `if` that halves every warp doubles the work in it. So branch by block or by warp where you can.\n\nHow "
+      "the library's own maps look: one function of an index, and for_each makes the blocks, the loop and the guard.");
   page.code("cuda/elementwise.cu", "struct Affine {");
   page.text("Kernels that work on rows give each row a block. This one is the gradient of softmax from lesson 6:");
   page.code("cuda/softmax.cu", "struct SoftmaxRowsGradient");
@@ -167,10 +167,11 @@ void walk(Page& page) {
 
   page.step("Your turn");
   page.text(
-      "Write two kernels. ScaleAndAdd is y = a x + b, for any grid. GatherRows copies rows picked by index, one block "
-      "a row, with zeros where the pick is -1. That is how routing moves buckets in the Sinkhorn transformer.\n\nThe "
-      "checks run both on grids that are too small and too large, and on widths that are no multiple of anything. "
-      "They compare values, and they count: elements read and written exactly, sectors at the coalesced minimum.");
+      "Write two kernels. ScaleAndAdd is y = a x + b, for any grid. GatherRows copies rows picked by index, one "
+      "block a row, with zeros where the pick is -1. That is how routing moves buckets in the Sinkhorn "
+      "transformer.\n\nThe checks run both on grids that are too small and too large, and on widths that are no "
+      "multiple of anything. They compare values, and they count: elements read and written exactly, sectors at the "
+      "coalesced minimum.");
 }
 
 Quiz quiz(Rng rng) {
@@ -200,8 +201,8 @@ Quiz quiz(Rng rng) {
           0),
       Question::about_number(
           fmt::format(
-              "Lane k of a warp reads the f32 at k * {}, from the beginning of a buffer. How many sectors of 32 bytes "
-              "is that?",
+              "Lane k of a warp reads the f32 at k * {}, from the beginning of a buffer. How many sectors of 32 "
+              "bytes is that?",
               stride),
           double(strided_sectors(stride)),
           fmt::format("the last lane reads bytes {} .. {}, and with a stride below 8 no sector in between is left out",
@@ -211,8 +212,8 @@ Quiz quiz(Rng rng) {
                              {"Often nothing that you see: some other tensor is wrong from then on",
                               "It ignores the write, since the thread has no element",
                               "It always stops the kernel and names the thread", "It makes the buffer longer"},
-                             "only an address that belongs to nobody is an error there; that is why the emulated grid "
-                             "checks each one"),
+                             "only an address that belongs to nobody is an error there; that is why the emulated "
+                             "grid checks each one"),
       Question::with_choices("A matrix lies row after row. Which element should lane 1 read when lane 0 reads (r, c)?",
                              {"(r, c + 1)", "(r + 1, c)", "(r, c)", "(r + 1, c + 1)"},
                              "neighbours in memory share sectors, and within a row neighbours are columns"),

@@ -53,10 +53,10 @@ void show_order(Page& page) {
 void show_tree(Page& page) {
   page.step("Shared memory and barriers");
   page.text(
-      "Threads of one block have a place to meet: shared memory, some tens of kilobytes on the chip, about as fast as "
-      "registers and gone when the block ends. All threads of the block see the same words. Nothing says who is "
-      "first, though. What one thread writes, another may read only after a barrier: t.sync() lets nobody go on until "
-      "all threads of the block have come.");
+      "Threads of one block have a place to meet: shared memory, some tens of kilobytes on the chip, about as fast "
+      "as registers and gone when the block ends. All threads of the block see the same words. Nothing says who is "
+      "first, though. What one thread writes, another may read only after a barrier: t.sync() lets nobody go on "
+      "until all threads of the block have come.");
   page.code(kKernels, "struct TreeSum {");
   constexpr int kCount = 8;
   const Array<float> x(std::vector<float>{3, 1, 4, 1, 5, 9, 2, 6}), y(std::int64_t(4 * kCount));
@@ -80,8 +80,8 @@ void show_faults(Page& page) {
   page.text(
       "Move the barrier behind the loop. It looks harmless: each thread still adds the right two numbers. But now "
       "nobody waits for the thread that makes the second of them. That is a race: two threads, one word, no barrier "
-      "in between, and at least one of them writes. On a GPU the result depends on who is faster, and is often right. "
-      "The emulated grid remembers for each word who touched it since the last barrier:");
+      "in between, and at least one of them writes. On a GPU the result depends on who is faster, and is often "
+      "right. The emulated grid remembers for each word who touched it since the last barrier:");
   page.picture(
       fault_lines(page.style(), fault_of("racing_sum", 1, 64, 64 * 4, RacingSum{x.on_device(), y.on_device()})));
   page.text(
@@ -101,8 +101,8 @@ void show_shuffles(Page& page) {
   page.step("A warp needs no barrier");
   page.text(
       "The lanes of a warp run together anyway. They can pass registers to each other: t.shuffle_xor(x, mask) gives "
-      "each lane the x of the lane whose number differs in the bits of the mask. With masks 16, 8, 4, 2, 1 the sum of "
-      "all 32 lanes is there after five shuffles, in every lane. Among eight lanes three masks do:");
+      "each lane the x of the lane whose number differs in the bits of the mask. With masks 16, 8, 4, 2, 1 the sum "
+      "of all 32 lanes is there after five shuffles, in every lane. Among eight lanes three masks do:");
   std::vector<float> x(32, 0.0f);
   for (std::size_t i = 0; i < 8; ++i) x[i] = std::vector<float>{3, 1, 4, 1, 5, 9, 2, 6}[i];
   const Array<float> in(x), out(std::int64_t(4 * 32));
@@ -182,10 +182,10 @@ void walk(Page& page) {
   page.step("Your turn");
   page.text(
       "Write RowSums and SoftmaxRows, one block a row. The file as it stands has a race, a barrier that some threads "
-      "miss, and a softmax in which threads know nothing of each other.\n\nThe checks use 1 to 8 warps, rows narrower "
-      "and wider than the block, and scores around -1000 and 1000. They compare with the library, and they count: at "
-      "most two barriers a reduction, one shared write a warp (and one more), each element read once for the sums and "
-      "three times for softmax, sectors at the coalesced minimum.");
+      "miss, and a softmax in which threads know nothing of each other.\n\nThe checks use 1 to 8 warps, rows "
+      "narrower and wider than the block, and scores around -1000 and 1000. They compare with the library, and they "
+      "count: at most two barriers a reduction, one shared write a warp (and one more), each element read once for "
+      "the sums and three times for softmax, sectors at the coalesced minimum.");
 }
 
 Quiz quiz(Rng rng) {
@@ -210,8 +210,8 @@ Quiz quiz(Rng rng) {
           double(warps * 4), "one f32 a warp", 0),
       Question::about_number(
           fmt::format(
-              "A block of 64 threads sums a row of {} elements, thread k taking k, k + 64, ... How many elements does "
-              "thread {} add up?",
+              "A block of 64 threads sums a row of {} elements, thread k taking k, k + 64, ... How many elements "
+              "does thread {} add up?",
               width, lane),
           double(cuda::pieces(width - lane, 64)), "the numbers k, k + 64, .. below the width", 0),
       Question::with_choices(

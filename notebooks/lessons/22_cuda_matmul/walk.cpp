@@ -63,8 +63,9 @@ void show_roofline(Page& page) {
   page.text(
       "Divide the operations by the bytes that move: that is a kernel's arithmetic intensity. Here every "
       "multiply-add, two operations, reads two floats, 8 bytes: 0.25 operations a byte. Now the other side. By its "
-      "data sheet an H100 moves {} TB/s, and does {} TFLOP/s in f32. It can be busy with arithmetic only if there are "
-      "{} operations for each byte. Below that, memory sets the speed:\n\n  speed = min(peak, intensity * bandwidth)",
+      "data sheet an H100 moves {} TB/s, and does {} TFLOP/s in f32. It can be busy with arithmetic only if there "
+      "are {} operations for each byte. Below that, memory sets the speed:\n\n  speed = min(peak, intensity * "
+      "bandwidth)",
       kBandwidth / 1e12, kF32 / 1e12, kF32 / kBandwidth);
   std::vector<double> roof;
   roof.reserve(64);
@@ -73,8 +74,8 @@ void show_roofline(Page& page) {
     roof.push_back(std::log10(std::min(kF32, intensity * kBandwidth) / 1e12));
   }
   page.text(
-      "Drawn with logarithms on both axes (from 0.25 to {:.0f} operations a byte; the side shows log10 of TFLOP/s) it "
-      "looks like a roof, and is called the roofline:",
+      "Drawn with logarithms on both axes (from 0.25 to {:.0f} operations a byte; the side shows log10 of TFLOP/s) "
+      "it looks like a roof, and is called the roofline:",
       std::exp2(-2 + 63 / 7.0));
   page.picture(drawing::curve(page.style(), roof, 8));
   page.text(
@@ -211,9 +212,9 @@ void walk(Page& page) {
   page.step("What the library does");
   page.text(
       "Plain products go to NVIDIA's own library, cuBLAS, which has such kernels for every chip and size. What it "
-      "does not have is a product in the middle of something else: scores of one bucket against another, at once made "
-      "into shares and multiplied by values. There the library tiles by hand, and lesson 23 shows how. Its tile in "
-      "shared memory, with the extra column against bank conflicts from lesson 21:");
+      "does not have is a product in the middle of something else: scores of one bucket against another, at once "
+      "made into shares and multiplied by values. There the library tiles by hand, and lesson 23 shows how. Its tile "
+      "in shared memory, with the extra column against bank conflicts from lesson 21:");
   page.code("cuda/bucketed_attention.cu", "struct Tile {");
 
   page.step("Your turn");

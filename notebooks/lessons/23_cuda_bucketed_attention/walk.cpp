@@ -81,9 +81,9 @@ void show_picture(Page& page) {
   page.picture(drawing::table(page.style(), {"query bucket", "first pick", "second pick"}, rows));
   page.text(
       "All queries of a bucket look at the same keys. So a query bucket is a tile, in the sense of lesson 22, and "
-      "gets a block of its own. The block reads a pick, which is an index; fetches that bucket's keys and values into "
-      "shared memory, once for all its queries; and goes on to the next. Nothing is sorted or moved beforehand. No "
-      "block needs another.");
+      "gets a block of its own. The block reads a pick, which is an index; fetches that bucket's keys and values "
+      "into shared memory, once for all its queries; and goes on to the next. Nothing is sorted or moved beforehand. "
+      "No block needs another.");
 }
 
 void show_running_softmax(Page& page) {
@@ -115,8 +115,8 @@ void show_running_softmax(Page& page) {
   for (std::size_t j = 0; j < kCount; ++j) want += shares[j] * values[j];
   page.text(
       "The last column is at every moment the attention over the keys seen so far. At the end it is {:.6f}; softmax "
-      "of the whole row, times the values, is {:.6f}. In the library a warp has a query and each lane a key, so m and "
-      "l come from the reductions of lesson 21:",
+      "of the whole row, times the values, is {:.6f}. In the library a warp has a query and each lane a key, so m "
+      "and l come from the reductions of lesson 21:",
       o / l, want);
   page.code("cuda/bucketed_attention.cu", "j0 = 0; j0 < block.width; j0 += kTile");
 }
@@ -169,8 +169,8 @@ void show_costs(Page& page) {
                                    {"one kernel", total(costs.fused)}}));
   page.text(
       "One kernel writes {} elements: y, and one log-sum-exp a query. There is no score among them. (The three "
-      "kernels here are plain; with tiles their reads would fall, but the scores would still be written once and read "
-      "twice more.)",
+      "kernels here are plain; with tiles their reads would fall, but the scores would still be written once and "
+      "read twice more.)",
       costs.fused.global_writes.accesses);
 }
 
@@ -178,8 +178,8 @@ void show_backward(Page& page) {
   page.step("Backward, from one number");
   page.text(
       "The gradient of softmax needs the shares P. Nobody kept them. But a share is exp(s) over the sum of all, and "
-      "the logarithm of that sum was kept: P = exp(s - lse). So backward fetches the same buckets again, computes the "
-      "scores again, and has every share without another softmax. For the six scores above:");
+      "the logarithm of that sum was kept: P = exp(s - lse). So backward fetches the same buckets again, computes "
+      "the scores again, and has every share without another softmax. For the six scores above:");
   const Tensor scores = Tensor::from(std::vector<double>{1.5, 0.5, 3, 2, 4.5, -1}, {1, 6});
   const double lse = log_sum_exp(Var(scores)).value.item();
   const std::vector<double> shares = softmax(Var(scores)).value.to_vector(), s = scores.to_vector();

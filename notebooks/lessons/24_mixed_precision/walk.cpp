@@ -115,8 +115,8 @@ void show_master_weights(Page& page) {
   page.step("Updates that vanish");
   page.text(
       "A weight of 1 shall shrink by 0.001 in every step. Below 1 the next bf16 is 0.0039 away. Less than half of "
-      "that is rounded back to where it came from, in every step anew. Above: the weight kept in bf16 alone. Below: a "
-      "master copy in f32 that is updated, and rounded to bf16 for use.");
+      "that is rounded back to where it came from, in every step anew. Above: the weight kept in bf16 alone. Below: "
+      "a master copy in f32 that is updated, and rounded to bf16 for use.");
   constexpr int kSteps = 240;
   std::vector<double> alone, with_master;
   alone.reserve(kSteps);
@@ -195,10 +195,10 @@ void show_leak(Page& page) {
     }
   page.picture(drawing::heat_map(page.style(), mask, {.low = 0, .high = 1, .row_label = "query, from 252"}));
   page.text(
-      "{} times a query sees a key that comes after it. The model then reads off the next token, its loss falls below "
-      "what is possible, and everything looks wonderful (lesson 15 has more of that kind). In this library positions "
-      "are whole numbers. The mistake is kept as a plant, so that you can see it found:\n\n  sinkhorn leak-check "
-      "--preset shakespeare --seq-len 512 \\\n      --plant local-positions-bf16",
+      "{} times a query sees a key that comes after it. The model then reads off the next token, its loss falls "
+      "below what is possible, and everything looks wonderful (lesson 15 has more of that kind). In this library "
+      "positions are whole numbers. The mistake is kept as a plant, so that you can see it found:\n\n  sinkhorn "
+      "leak-check --preset shakespeare --seq-len 512 \\\n      --plant local-positions-bf16",
       leaks);
 }
 
