@@ -209,8 +209,8 @@ void walk(Page& page) {
   page.code("notebooks/lessons/03_gradient_check/exercise.h", "struct Claim {");
   page.text(
       "The checks bring two dozen claims, some right, most wrong, all with numbers drawn at random. Read each line of "
-      "the file as if somebody wanted to get past it. Then look at `sinkhorn gradcheck`, which does this for every "
-      "op.");
+      "the file as if somebody wanted to get past it. Then look at `sinkhorn gradcheck`, which does this for every op, "
+      "and at `sinkhorn gradcheck --plant missing-term`, which says what is likely to be wrong with a gradient.");
 }
 
 Quiz quiz(Rng rng) {
