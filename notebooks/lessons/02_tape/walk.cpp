@@ -198,7 +198,7 @@ Quiz quiz(Rng rng) {
   const auto nodes = std::int64_t(tape.nodes().size());
   const double slope = tape.backward(y).of(at_a).item();
   const std::int64_t steps = whole(rng.split(2), 5, 12);
-  const double x = rounded(rng.split(3), 1, 4, 1), z = rounded(rng.split(4), 1, 4, 1);
+  const double x = rounded(rng.split(3), 1.1, 2, 1), z = rounded(rng.split(4), 2.1, 4, 1);
   const Tape quotient = Tape::record();
   const Var under = quotient.leaf(number(z));
   return {

@@ -182,7 +182,7 @@ void walk(Page& page) {
       "an error of 100 %. The library adds a thousandth of the largest element to the denominator. It demands an error "
       "of {} at most.",
       kGradientTolerance);
-  page.code("autograd/gradcheck.cpp", "auto error = [&](double a, double b) {");
+  page.code("autograd/gradcheck.cpp", "double ComparedGradients::error(double a, double n) const {");
 
   page.step("Kinks");
   page.text(
