@@ -55,8 +55,10 @@ std::vector<Rng> Checks::rounds() const {
 }
 
 Checks Checks::at(const std::string& where) {
-  return {seed_,
-          [this, where](const CheckResult& result) { that(result.name, result.passed, where + ": " + result.detail); }};
+  return {seed_, [this, where](const CheckResult& result) {
+            const bool one_line = result.detail.find('\n') == std::string::npos;
+            that(result.name, result.passed, where + (one_line ? ": " : ":\n") + result.detail);
+          }};
 }
 
 void Checks::that(const std::string& name, bool passed, const std::string& detail) {

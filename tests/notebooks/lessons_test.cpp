@@ -294,6 +294,35 @@ TEST(Checks, NameTheGradientThatHasAnotherShape) {
 // --- quotations
 // -----------------------------------------------------------------------------------------------------------
 
+TEST(Checks, SayInTheDetailOfAFailureWhatWasDrawn) {
+  std::vector<lessons::CheckResult> seen;
+  lessons::Checks checks(1, [&](const lessons::CheckResult& result) { seen.push_back(result); });
+  lessons::Checks there = checks.at("at x = 2");
+  there.equal("rows", 3, 4);
+  there.equal("columns", 5, 5);
+  there.that("a table", false, "  two\n  lines\n");
+  ASSERT_EQ(seen.size(), 3u);
+  EXPECT_EQ(seen[0].name, "rows");
+  EXPECT_EQ(seen[0].detail, "at x = 2: expected 4, got 3");
+  EXPECT_TRUE(seen[1].passed);
+  EXPECT_EQ(seen[1].detail, "");
+  EXPECT_EQ(seen[2].detail, "at x = 2:\n  two\n  lines\n");
+}
+
+TEST(Quiz, ShowsTheNumbersItComputesWith) {
+  for (std::uint64_t seed = 0; seed < 200; ++seed) {
+    const double x = lessons::rounded(Rng(seed), -1, 2, 1);
+    EXPECT_EQ(std::stod(fmt::format("{:.1f}", x)), x);
+    EXPECT_FALSE(std::signbit(x) && x == 0) << "shown as -0.0";
+    EXPECT_TRUE(x >= -1 && x <= 2) << x;
+    const std::int64_t n = lessons::whole(Rng(seed), 3, 5);
+    EXPECT_TRUE(n >= 3 && n <= 5) << n;
+  }
+  std::set<std::int64_t> drawn;
+  for (std::uint64_t seed = 0; seed < 200; ++seed) drawn.insert(lessons::whole(Rng(seed), 3, 5));
+  EXPECT_EQ(drawn.size(), 3u);
+}
+
 TEST(Quote, EndsWhereTheBracketsClose) {
   const TemporaryFolder folder;
   const fs::path file = folder.path() / "source.cpp";

@@ -57,9 +57,8 @@ void walk(Page& page) {
   page.text(
       "In lesson 1, the chain rule by hand, you wrote backward yourself: the steps of forward, from the last to the "
       "first. Nobody does that for a transformer. If forward takes notes of its steps while it runs, backward can be "
-      "the same few lines for every formula. The notes are called the tape.\n\n"
-      "Take y = x tanh(w x) + w at w = {}, x = {}. The library has recorded it, and this is its tape, with the value "
-      "of each node beside it:",
+      "the same few lines for every formula. The notes are called the tape.\n\nTake y = x tanh(w x) + w at w = {}, x = "
+      "{}. The library has recorded it, and this is its tape, with the value of each node beside it:",
       w, x);
   const Recorded r = record(w, x);
   std::vector<std::vector<std::string>> rows;
@@ -69,18 +68,17 @@ void walk(Page& page) {
                     fmt::format("{:.4f}", r.nodes[i].value.item())});
   page.picture(drawing::table(page.style(), {"node", "op", "inputs", "value"}, rows));
   page.text(
-      "A leaf is a number that was not computed: an input or a weight. Every other node names the op that made it "
-      "(op is short for operation) and the places of the numbers it read. Nodes 0 and 1 are w and x. Node 4 "
-      "multiplies node 1 by node 3: that is x times tanh(w x).");
+      "A leaf is a number that was not computed: an input or a weight. Every other node names the op that made it (op "
+      "is short for operation) and the places of the numbers it read. Nodes 0 and 1 are w and x. Node 4 multiplies "
+      "node 1 by node 3: that is x times tanh(w x).");
 
   page.step("The order is all that is needed");
   page.text(
-      "Look at the column of inputs: each number in it is smaller than the node's own. It cannot be otherwise, since "
-      "a number must exist before anybody reads it. So read the tape from its end:\n\n"
-      "  When the loop reaches a node, everything computed from that node stands\n"
-      "  behind it and is done. Its gradient is complete.\n\n"
-      "No searching, no sorting. Backward is one loop down the list, and each node does one thing: it multiplies its "
-      "gradient by its slopes, and adds the products to the gradients of its inputs.");
+      "Look at the column of inputs: each number in it is smaller than the node's own. It cannot be otherwise, since a "
+      "number must exist before anybody reads it. So read the tape from its end:\n\n  When the loop reaches a node, "
+      "everything computed from that node stands\n  behind it and is done. Its gradient is complete.\n\nNo searching, "
+      "no sorting. Backward is one loop down the list, and each node does one thing: it multiplies its gradient by its "
+      "slopes, and adds the products to the gradients of its inputs.");
 
   page.step("Backward, watched");
   page.text(
@@ -91,26 +89,26 @@ void walk(Page& page) {
   r.tape.watch([&](const TapeEvent& event) {
     if (event.kind != TapeEvent::Kind::flow) return;
     const int to = infos[std::size_t(event.node)].inputs[std::size_t(event.input)];
-    const double flow = event.tensor.item();
-    received[std::size_t(to)] += flow;
-    flows.push_back({std::to_string(event.node), std::string(event.op), std::to_string(to), fmt::format("{:.4f}", flow),
-                     fmt::format("{:.4f}", received[std::size_t(to)])});
+    received[std::size_t(to)] += event.tensor.item();
+    flows.push_back({std::to_string(event.node), std::string(event.op), std::to_string(to),
+                     fmt::format("{:.4f}", event.tensor.item()), fmt::format("{:.4f}", received[std::size_t(to)])});
   });
   const Gradients gradients = r.tape.backward(r.nodes.back());
   page.picture(drawing::table(page.style(), {"node", "op", "hands to", "flow", "received so far"}, flows));
   page.text(
-      "Node 0, w, is read twice and receives twice: {:.4f} in all. So is node 1, x: {:.4f}. Roads that meet add, as "
-      "in lesson 1.",
+      "Node 0, w, is read twice and receives twice: {:.4f} in all. So is node 1, x: {:.4f}. Roads that meet add, as in "
+      "lesson 1.",
       gradients.of(r.nodes[0]).item(), gradients.of(r.nodes[1]).item());
-  page.text("This is the whole of it in the library: the loop, a check of shapes, and what frees memory.");
+  page.text(
+      "This is the whole of it in the library: the loop, with a check of shapes, a word to whoever looks on, and what "
+      "frees memory.");
   page.code("autograd/tape.cpp", "for (int i = root.node; i >= 0; --i) {");
 
   page.step("Why not recursion?");
   page.text(
       "It is tempting to write: to send a gradient to a node, send its share to each of its inputs, and so on down. "
       "That visits a node once for every road from the root, and roads multiply. In this ladder each number is used "
-      "twice by the next:\n\n"
-      "  x1 = x0 * x0,   x2 = x1 * x1,   x3 = x2 * x2, ...");
+      "twice by the next:\n\n  x1 = x0 * x0,   x2 = x1 * x1,   x3 = x2 * x2, ...");
   std::vector<std::vector<std::string>> roads;
   for (const int n : {1, 10, 20, 40}) {
     const Tape tape = Tape::record();
@@ -140,9 +138,9 @@ void walk(Page& page) {
   page.step("What a node keeps");
   page.text(
       "A slope needs numbers from forward: a product needs its factors, tanh its result. So a node keeps them, and "
-      "that is memory. Nodes hold whole tables of numbers at once, tensors: lesson 4 is about them. Here is a "
-      "network with 64 rows of 32 numbers that go through two layers, tanh(W x) + x each. (W x, a matrix of weights "
-      "times each row, is the op linear: lesson 5.)");
+      "that is memory. Nodes hold whole tables of numbers at once, tensors: lesson 4 is about them. Here is a network "
+      "with 64 rows of 32 numbers that go through two layers, tanh(W x) + x each. (W x, a matrix of weights times each "
+      "row, is the op linear: lesson 5.)");
   const Tape kept = Tape::record();
   const auto layer = [&kept](const Var& in, std::uint32_t seed) {
     return tanh(linear(in, kept.leaf(uniform(Rng(seed), {32, 32}, -0.5, 0.5)))) + in;
@@ -156,8 +154,8 @@ void walk(Page& page) {
   page.picture(drawing::table(page.style(), {"node", "op", "shape", "inputs", "bytes kept"}, lines));
   page.text(
       "add keeps nothing: its slopes are 1 whatever went in. tanh keeps its result, since 1 - y * y needs no more; "
-      "linear keeps its input and its weight. (An input of - is a constant, here: no bias.) {} bytes in all, and "
-      "they grow with every layer. `kept_bytes()` says so at any time.",
+      "linear keeps its input and its weight. (An input of - is a constant, here: no bias.) {} bytes in all, and they "
+      "grow with every layer. `kept_bytes()` says so at any time.",
       kept.kept_bytes());
 
   page.step("Memory falls as backward rises");
@@ -167,8 +165,8 @@ void walk(Page& page) {
   const Tape measured = Tape::record();
   std::vector<double> bytes;
   measured.watch([&](const TapeEvent& event) {
-    if (event.kind == TapeEvent::Kind::value || event.kind == TapeEvent::Kind::flow)
-      bytes.push_back(double(measured.kept_bytes()));
+    const bool is_step = event.kind == TapeEvent::Kind::value || event.kind == TapeEvent::Kind::incoming;
+    if (is_step) bytes.push_back(double(measured.kept_bytes()));
   });
   const Var loss = network(measured, 64, 32);
   const std::size_t forward_steps = bytes.size();
@@ -182,13 +180,14 @@ void walk(Page& page) {
 
   page.step("Your turn");
   page.text(
-      "Write a tape for single numbers. A node is a value, the places of its inputs, and a slope for each, all in "
-      "one list in order of time:");
+      "Write a tape for single numbers. A node is a value, the places of its inputs, and a slope for each, all in one "
+      "list in order of time:");
   page.code("notebooks/lessons/02_tape/exercise.h", "struct Node {");
   page.text(
-      "mul, div and tanh append a node with its slopes; backward is one loop. The checks draw formulas of 40 steps "
-      "at random, in which nodes are shared, and compare every value and gradient with the library's tape. One "
-      "formula is 200,000 nodes deep. And the root need not be the last node on the tape.");
+      "mul, div and tanh append a node with its slopes; backward is one loop. The checks draw formulas of 40 steps at "
+      "random, in which nodes are shared, and compare every value and gradient with the library's tape. One formula is "
+      "200,000 nodes deep. And the root need not be the last node on the tape.\n\n`sinkhorn tape` walks over larger "
+      "tapes than these, a node at a time.");
 }
 
 Quiz quiz(Rng rng) {
@@ -199,7 +198,7 @@ Quiz quiz(Rng rng) {
   const auto nodes = std::int64_t(tape.nodes().size());
   const double slope = tape.backward(y).of(at_a).item();
   const std::int64_t steps = whole(rng.split(2), 5, 12);
-  const double x = rounded(rng.split(3), 1, 4, 1), z = rounded(rng.split(4), 1, 4, 1);
+  const double x = rounded(rng.split(3), 1.1, 2, 1), z = rounded(rng.split(4), 2.1, 4, 1);
   const Tape quotient = Tape::record();
   const Var under = quotient.leaf(number(z));
   return {
@@ -210,12 +209,10 @@ Quiz quiz(Rng rng) {
                              "2 leaves, 2 products, 1 sum; a name that is used again is no new node", 0),
       Question::about_number(fmt::format("y = a / b at a = {} and b = {}. What is dy/db?", x, z),
                              quotient.backward(Var(number(x)) / under).of(under).item(), "-a / (b * b)"),
-      Question::about_number(
-          fmt::format(
-              "x1 = x0 * x0, x2 = x1 * x1, ... up to x{}. A recursion that follows every road would reach x0 how "
-              "many times?",
-              steps),
-          std::pow(2.0, double(steps)), "each step doubles the roads; the loop reaches x0 once", 0),
+      Question::about_number(fmt::format("x1 = x0 * x0, x2 = x1 * x1, ... up to x{}. A recursion that follows every "
+                                         "road would reach x0 how many times?",
+                                         steps),
+                             std::pow(2.0, double(steps)), "each step doubles the roads; the loop reaches x0 once", 0),
       Question::with_choices("Which op needs to keep nothing at all for backward?",
                              {"y = a + b", "y = a * b", "y = tanh a", "y = a / b"},
                              "the slopes of a sum are 1 and 1, whatever went in"),
