@@ -1,5 +1,7 @@
 #include "autograd/ops/bucketed_attention.h"
 
+#include "autograd/ops/elementwise.h"
+
 namespace sinkhorn {
 namespace {
 
@@ -153,7 +155,8 @@ std::vector<Case<BucketedAttention>> BucketedAttention::cases() {
 Var bucketed_attention(const Var& q, const Var& kv, const Routing& routing, const NullBlock& null,
                        const AttentionPattern& pattern, const AttentionMasks& masks, const AttentionDropout& dropout) {
   return apply(ops::BucketedAttention{pattern, dropout.rate, dropout.rng},
-               {q, kv, routing.weights, null.keys, null.values, routing.picks, masks.queries, masks.keys});
+               {q, kv, cast(routing.weights, wide(q.value.dtype())), null.keys, null.values, routing.picks,
+                masks.queries, masks.keys});
 }
 
 }  // namespace sinkhorn

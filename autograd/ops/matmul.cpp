@@ -126,7 +126,7 @@ Output Linear::forward(Saved& save, Inputs in) const {
   const bool mixed = x.dtype() == DType::bf16 && weight.dtype() == DType::f32;
   if ((x.dtype() != weight.dtype() && !mixed) || (bias && bias.dtype() != weight.dtype()))
     fail("linear: dtypes differ: x ", x.dtype(), ", weight ", weight.dtype(), ", bias ",
-         bias ? bias.dtype() : weight.dtype());
+         bias ? bias.dtype() : x.dtype());
   if (mixed && rounded && (rounded.shape() != weight.shape() || rounded.dtype() != x.dtype()))
     fail("linear: the rounded weight is ", rounded.dtype(), " ", rounded.shape(), ", expected ", x.dtype(), " ",
          weight.shape());
