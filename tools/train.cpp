@@ -131,6 +131,10 @@ class Run {
                        ? device_.why
                        : fmt::format("CPU, {} thread{}{}", threads(), threads() == 1 ? "" : "s",
                                      device_.why.empty() ? "" : " (" + device_.why + ")"));
+    if (train.precision == "bf16")
+      line("compute", "products and attention in bf16; parameters, gradients, residual stream and sums in f32");
+    if (train.precision == "tf32")
+      line("compute", device_.device == Device::cuda ? "products in TF32" : "f32 (TF32 is a GPU's)");
     line("model", fmt::format("{} parameters: dim {}, depth {}, {} heads ({} local), buckets of {}{}",
                               grouped(trainer_->parameters().count()), model.dim, model.depth, model.heads,
                               model.n_local_attn_heads, model.bucket_size, model.reversible ? ", reversible" : ""));

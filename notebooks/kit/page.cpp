@@ -47,7 +47,8 @@ std::string quote(const std::filesystem::path& file, std::string_view anchor) {
   std::size_t first = lines.size();
   int found = 0;
   for (std::size_t i = 0; i < lines.size(); ++i) {
-    if (lines[i].find(anchor) == std::string::npos) continue;
+    const std::size_t at = lines[i].find(anchor);
+    if (at == std::string::npos || (at > 0 && lines[i][at - 1] == '"')) continue;  // a quotation is no place to quote
     if (found++ == 0) first = i;
   }
   if (found != 1) {

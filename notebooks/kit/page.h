@@ -14,9 +14,9 @@
 
 namespace sinkhorn::lessons {
 
-/// The lines of a source file from the only one that holds `anchor` to the end of what begins there: the line on which
-/// its brackets close and a `;` or `}` ends. So text quotes code that exists. A DataError if the file cannot be read or
-/// no line, or more than one, holds the anchor.
+/// The lines of a source file from the only one that holds `anchor` (a string that begins with it does not count) to
+/// the end of what begins there: the line on which its brackets close and a `;` or `}` ends. So text quotes code that
+/// exists. A DataError if the file cannot be read or no line, or more than one, holds the anchor.
 std::string quote(const std::filesystem::path& file, std::string_view anchor);
 
 /// `{{FILE: ANCHOR}}` on a line of its own becomes that quotation, indented by two spaces and broken to fit into

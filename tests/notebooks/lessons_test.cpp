@@ -326,8 +326,8 @@ TEST(Quiz, ShowsTheNumbersItComputesWith) {
 TEST(Quote, EndsWhereTheBracketsClose) {
   const TemporaryFolder folder;
   const fs::path file = folder.path() / "source.cpp";
-  std::ofstream(file)
-      << "int before;\n  void f(int a,\n         int b) {\n    if (a) {\n    }\n  }\nint after;\nint g(int);\n";
+  std::ofstream(file) << "int before;\n  void f(int a,\n         int b) {\n    if (a) {\n    }\n  }\nint after;\nint "
+                         "g(int);\nauto s = \"int g\";\n";
   EXPECT_EQ(lessons::quote(file, "void f("), "void f(int a,\n       int b) {\n  if (a) {\n  }\n}\n");
   EXPECT_EQ(lessons::quote(file, "int g"), "int g(int);\n");
   EXPECT_THROW(lessons::quote(file, "int a"), DataError) << "two lines hold it";

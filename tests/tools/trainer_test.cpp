@@ -105,6 +105,31 @@ TEST(Trainer, OverfitsOneBatch) {
   EXPECT_LT(trainer.evaluate(batch), 0.01);
 }
 
+TEST(Trainer, LearnsInBf16WithMasterWeightsInF32) {
+  TrainConfig train = quick_training();
+  train.precision = "bf16";
+  train.steps = 300;
+  train.weight_decay = 0;
+  Trainer trainer(tiny_model(), train), again(tiny_model(), train);
+  const Batch batch = random_batch(1, 2);
+  EXPECT_GT(step_on(trainer, batch).loss, 2);
+  step_on(again, batch);
+  EXPECT_TRUE(equal_bits(trainer.parameters().values, again.parameters().values)) << "two runs differ";
+  while (trainer.steps_done() < train.steps) step_on(trainer, batch);
+  EXPECT_LT(trainer.evaluate(batch), 0.05);
+  const Tensor& values = trainer.parameters().values;
+  EXPECT_EQ(values.dtype(), DType::f32);
+  EXPECT_FALSE(equal_bits(values, values.to(DType::bf16).to(DType::f32))) << "small steps would be lost";
+  // To go on in another process takes the parameters, the moments and the step, as in f32.
+  Trainer resumed(tiny_model(), train);
+  for (Tensor FlatParameters::*kept :
+       {&FlatParameters::values, &FlatParameters::first_moment, &FlatParameters::second_moment})
+    (resumed.parameters().*kept).assign(trainer.parameters().*kept);
+  resumed.set_steps_done(trainer.steps_done());
+  EXPECT_EQ(step_on(resumed, batch).loss, step_on(trainer, batch).loss);
+  EXPECT_TRUE(equal_bits(resumed.parameters().values, trainer.parameters().values));
+}
+
 TEST(Trainer, EqualBitsForAnyNumberOfThreads) {
   ModelConfig model = tiny_model();
   model.dim = 128;  // large enough that every op is cut into several chunks

@@ -7,7 +7,7 @@ namespace {
 
 // Rows of different sizes, and rows whose scores lie far from 0 and from each other.
 Tensor scores(Rng rng, bool far) {
-  const Tensor x = uniform(rng, {4, 7}, -3, 3, DType::f64);
+  Tensor x = uniform(rng, {4, 7}, -3, 3, DType::f64);
   if (far)
     for (std::int64_t r = 0; r < 4; ++r)
       for (std::int64_t i = 0; i < 7; ++i) x.span<double>()[r * 7 + i] += 1000.0 * double(r - 2);

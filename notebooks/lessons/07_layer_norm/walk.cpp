@@ -173,7 +173,7 @@ void walk(Page& page) {
       "Backward gets x and the two numbers of each row, and makes z again: cheaper than to keep a second tensor as "
       "large as x. gamma and beta are stretched over all rows in forward, so their gradients are sums over all rows "
       "(lesson 4).");
-  page.code("autograd/cpu/layer_norm.cpp", "void LayerNorm<T>::backward");
+  page.code("autograd/cpu/layer_norm.cpp", "void LayerNorm<T, Y>::backward");
 
   page.step("Your turn");
   page.text(
