@@ -89,18 +89,12 @@ void walk(Page& page) {
       "the last column is what the input has received up to then:");
   std::vector<std::vector<std::string>> flows;
   std::vector<double> received(infos.size(), 0.0);
-  int at = int(infos.size()) - 1;
-  std::size_t input = 0;
-  r.tape.watch([&](std::string_view op, bool backward, const Tensor& flow) {
-    if (!backward) return;
-    while (input == infos[std::size_t(at)].inputs.size()) {
-      --at;
-      input = 0;
-    }
-    const int to = infos[std::size_t(at)].inputs[input++];
-    received[std::size_t(to)] += flow.item();
-    flows.push_back({std::to_string(at), std::string(op), std::to_string(to), fmt::format("{:.4f}", flow.item()),
-                     fmt::format("{:.4f}", received[std::size_t(to)])});
+  r.tape.watch([&](const TapeEvent& event) {
+    if (event.kind != TapeEvent::Kind::flow) return;
+    const int to = infos[std::size_t(event.node)].inputs[std::size_t(event.input)];
+    received[std::size_t(to)] += event.tensor.item();
+    flows.push_back({std::to_string(event.node), std::string(event.op), std::to_string(to),
+                     fmt::format("{:.4f}", event.tensor.item()), fmt::format("{:.4f}", received[std::size_t(to)])});
   });
   const Gradients gradients = r.tape.backward(r.nodes.back());
   page.picture(drawing::table(page.style(), {"node", "op", "hands to", "flow", "received so far"}, flows));
@@ -175,7 +169,10 @@ void walk(Page& page) {
       "step of forward and of backward, for four layers:");
   const Tape measured = Tape::record();
   std::vector<double> bytes;
-  measured.watch([&](std::string_view, bool, const Tensor&) { bytes.push_back(double(measured.kept_bytes())); });
+  measured.watch([&](const TapeEvent& event) {
+    if (event.kind == TapeEvent::Kind::value || event.kind == TapeEvent::Kind::flow)
+      bytes.push_back(double(measured.kept_bytes()));
+  });
   const Var loss = network(measured, 64, 32);
   const std::size_t forward_steps = bytes.size();
   measured.backward(loss);
