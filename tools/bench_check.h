@@ -1,0 +1,25 @@
+// Is what `sinkhorn bench` times right? A small model of the same kind, on the same device, against the CPU in f64.
+#pragma once
+#include "nn/attention.h"
+#include "tools/bench_cases.h"
+
+namespace sinkhorn {
+
+struct BenchCheck {
+  double loss_error = 0;  // relative; 0 for generation
+  double error = 0;       // the largest of a parameter's gradient, or of the logits that follow a text
+  std::string where;      // the parameter with the largest error, or "logits"
+  double limit = 0, loss_limit = 0;
+
+  bool agrees() const { return loss_error <= loss_limit && error <= limit; }
+  /// "the gradient of ... is off by 0.3, at most 0.0001 is rounding".
+  std::string text() const;
+};
+
+/// Training: loss and every gradient of the first step that the case's Trainer takes, dropout and all, with the
+/// small_twin() of the case. An error is |got - want| / max(|want|, 0.01 of the largest such norm), norms of a
+/// parameter's gradient in f64. Generation: logits token by token against those of the whole text at once.
+/// `twin`, if given, takes the place of the timed model's attention: a check of this check.
+BenchCheck check_bench_case(const BenchCase& timed, Device device, const AttentionTwin& twin = {});
+
+}  // namespace sinkhorn
