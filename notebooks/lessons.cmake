@@ -61,5 +61,5 @@ write_lesson_kit(${PROJECT_BINARY_DIR}/installed/lesson_kit.json ./ ${lib}/sinkh
 install(TARGETS ${lesson_libraries} ARCHIVE)
 install(TARGETS ${lesson_checks} sinkhorn_verify ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}/sinkhorn)
 install(FILES ${PROJECT_BINARY_DIR}/installed/lesson_kit.json DESTINATION ${CMAKE_INSTALL_DATADIR}/sinkhorn)
-install(DIRECTORY autograd nn models cuda notebooks DESTINATION ${CMAKE_INSTALL_DATADIR}/sinkhorn
+install(DIRECTORY autograd nn models cuda notebooks tools DESTINATION ${CMAKE_INSTALL_DATADIR}/sinkhorn
   FILES_MATCHING PATTERN "*.h" PATTERN "*.cpp" PATTERN "*.cu" PATTERN "*.toml")

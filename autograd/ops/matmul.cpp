@@ -115,7 +115,7 @@ T* data_or_null(const Tensor& t) {
 }  // namespace
 
 Output Linear::forward(Saved& save, Inputs in) const {
-  const Tensor &x = in[0], &weight = in[1], &bias = in[2], &given = in[3];
+  const Tensor &x = in[0], &weight = in[1], &bias = in[2];
   if (x.shape().rank() < 1 || weight.shape().rank() != 2)
     fail("linear: needs x (..., in) and weight (out, in), got ", x.shape(), " and ", weight.shape());
   const std::int64_t out = weight.shape()[0], width = weight.shape()[1];
@@ -127,21 +127,22 @@ Output Linear::forward(Saved& save, Inputs in) const {
   if ((x.dtype() != weight.dtype() && !mixed) || (bias && bias.dtype() != weight.dtype()))
     fail("linear: dtypes differ: x ", x.dtype(), ", weight ", weight.dtype(), ", bias ",
          bias ? bias.dtype() : weight.dtype());
-  if (given && (given.shape() != weight.shape() || given.dtype() != x.dtype()))
-    fail("linear: the rounded weight is ", given.dtype(), " ", given.shape(), ", expected ", x.dtype(), " ",
+  if (mixed && rounded && (rounded.shape() != weight.shape() || rounded.dtype() != x.dtype()))
+    fail("linear: the rounded weight is ", rounded.dtype(), " ", rounded.shape(), ", expected ", x.dtype(), " ",
          weight.shape());
-  const Tensor rounded = !mixed ? weight : given ? given : weight.to(x.dtype());
+  const Tensor used = !mixed ? weight : rounded ? rounded : weight.to(x.dtype());
   const Tensor y = x.like(x.shape().with(-1, out));
   dispatch_mixed(x, weight.dtype(), [&]<class T, class P>(auto space) {
     kernels::Linear<T, P>::forward(space, x.shape().product(0, x.shape().rank() - 1), width, out, x.data<T>(),
-                                   rounded.data<T>(), data_or_null<P>(bias), y.data<T>());
+                                   used.data<T>(), data_or_null<P>(bias), y.data<T>());
   });
-  save.tensors = {save.wants[1] ? x : Tensor(), weight, rounded};
+  save.tensors = {save.wants[1] ? x : Tensor(), used, mixed ? weight : Tensor()};
   return y;
 }
 
 Tensors Linear::backward(const Saved& saved, const Tensor& dy) const {
-  const Tensor &x = saved.tensors[0], &weight = saved.tensors[1], &rounded = saved.tensors[2];
+  const Tensor &x = saved.tensors[0], &used = saved.tensors[1];
+  const Tensor& weight = saved.tensors[2] ? saved.tensors[2] : used;
   const std::int64_t out = weight.shape()[0], width = weight.shape()[1];
   Tensor dx, dweight, dbias;
   if (saved.wants[0]) dx = dy.like(dy.shape().with(-1, width));
@@ -149,16 +150,16 @@ Tensors Linear::backward(const Saved& saved, const Tensor& dy) const {
   if (saved.wants[2]) dbias = weight.like({out});
   dispatch_mixed(dy, weight.dtype(), [&]<class T, class P>(auto space) {
     kernels::Linear<T, P>::backward(space, dy.shape().product(0, dy.shape().rank() - 1), width, out, data_or_null<T>(x),
-                                    rounded.data<T>(), dy.data<T>(), data_or_null<T>(dx), data_or_null<P>(dweight),
+                                    used.data<T>(), dy.data<T>(), data_or_null<T>(dx), data_or_null<P>(dweight),
                                     data_or_null<P>(dbias));
   });
-  return {dx, dweight, dbias, {}};
+  return {dx, dweight, dbias};
 }
 
 std::vector<Case<Linear>> Linear::cases() {
   auto inputs = [](Shape x, std::int64_t out, bool bias) {
     return [=](Draw& draw) {
-      return Tensors{draw.uniform(x), draw.uniform({out, x[-1]}), bias ? draw.uniform({out}) : Tensor(), {}};
+      return Tensors{draw.uniform(x), draw.uniform({out, x[-1]}), bias ? draw.uniform({out}) : Tensor()};
     };
   };
   return {{"matrix", {}, inputs({5, 3}, 4, true)},  {"no bias", {}, inputs({2, 3, 4}, 2, false)},
@@ -173,7 +174,7 @@ Var matmul(const Var& a, const Var& b, bool transpose_a, bool transpose_b) {
 }
 
 Var linear(const Var& x, const Var& weight, const Var& bias, const Tensor& rounded) {
-  return apply(ops::Linear{}, {x, weight, bias, rounded});
+  return apply(ops::Linear{rounded}, {x, weight, bias});
 }
 
 }  // namespace sinkhorn

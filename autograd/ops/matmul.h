@@ -49,10 +49,11 @@ struct Matmul {
 };
 
 /// y = x W^T + b; the third input may be empty.      dx = dy W,  dW = dy^T x,  db = sum of dy over rows
-/// Mixed precision: with x in bf16, W and b may be f32 master parameters. The product takes W rounded to bf16, which
-/// the fourth input holds already or is made of it here; dW and db stay f32.
+/// Mixed precision: with x in bf16, W and b may be f32 master parameters. The product takes W in bf16, from `rounded`
+/// or rounded here; dW and db stay f32.
 struct Linear {
   static constexpr std::string_view name = "linear";
+  Tensor rounded = {};  // W in bf16, if there is a copy already
   Output forward(Saved& save, Inputs in) const;
   Tensors backward(const Saved& saved, const Tensor& dy) const;
   static std::vector<Case<Linear>> cases();

@@ -54,6 +54,11 @@ std::vector<Rng> Checks::rounds() const {
   return streams;
 }
 
+Checks Checks::at(const std::string& where) {
+  return {seed_,
+          [this, where](const CheckResult& result) { that(result.name, result.passed, where + ": " + result.detail); }};
+}
+
 void Checks::that(const std::string& name, bool passed, const std::string& detail) {
   seen_({name, passed, passed ? std::string() : detail});
 }

@@ -30,6 +30,10 @@ class Checks {
 
   Checks(std::uint64_t seed, std::function<void(const CheckResult&)> seen) : seed_(seed), seen_(std::move(seen)) {}
 
+  /// These checks, where the detail of a failure begins with `where`: what was drawn at random, and so is no part of
+  /// the name. For as long as this object lives.
+  Checks at(const std::string& where);
+
   void that(const std::string& name, bool passed, const std::string& detail = {});
   /// |got - want| <= tolerance * max(1, largest |want|) in every element, with the same shape and dtype; NaN never
   /// passes.

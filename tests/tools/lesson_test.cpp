@@ -296,6 +296,8 @@ TEST(LessonInstalled, VerifiesWithoutTheBuildTree) {
   const SubprocessResult verified = run_subprocess({program, "lesson", "verify", "6", "--dir", mine.string()}, limits);
   EXPECT_TRUE(verified.ok()) << verified.output;
   EXPECT_TRUE(contains(content_of(mine / "compile_flags.txt"), moved.string())) << "editors read the installed library";
+  const SubprocessResult list = run_subprocess({program, "lesson", "list"});
+  EXPECT_TRUE(list.ok()) << list.output << "every text finds what it quotes";
   EXPECT_TRUE(run_subprocess({program, "lesson", "show", "6", "--all"}).ok());
 }
 

@@ -60,21 +60,21 @@ void check(lessons::Checks& checks) {
     const double w = at[0], x = at[1], b = at[2], dy = uniform(rng.split(1), {}, 0.5, 2, DType::f64).item();
     const Tensors three = {number(w), number(x), number(b)}, two = {number(w), number(x)};
 
-    const std::string here = fmt::format(" at w = {:.3f}, x = {:.3f}, b = {:.3f}", w, x, b);
-    checks.near("neuron" + here, neuron(w, x, b), value_of(neuron_of, three));
+    lessons::Checks there =
+        checks.at(fmt::format("at w = {:.3f}, x = {:.3f}, b = {:.3f}, with dy = {:.3f}", w, x, b, dy));
+
+    there.near("neuron", neuron(w, x, b), value_of(neuron_of, three));
     const std::vector<double> want = slopes_of(neuron_of, three, dy), got = backward_of_neuron({w, x, b}, dy);
-    const std::string counts = fmt::format(", dy = {:.3f}", dy);
-    checks.near("neuron_backward, dw" + here + counts, got[0], want[0]);
-    checks.near("neuron_backward, dx" + here + counts, got[1], want[1]);
-    checks.near("neuron_backward, db" + here + counts, got[2], want[2]);
+    there.near("neuron_backward: dw", got[0], want[0]);
+    there.near("neuron_backward: dx", got[1], want[1]);
+    there.near("neuron_backward: db", got[2], want[2]);
     checks.gradients("neuron_backward against small nudges of w, x and b",
                      claim({"w", "x", "b"}, three, neuron_of, backward_of_neuron), rng.split(2));
 
-    const std::string there = fmt::format(" at w = {:.3f}, x = {:.3f}", w, x);
-    checks.near("gate" + there, gate(w, x), value_of(gate_of, two));
+    there.near("gate", gate(w, x), value_of(gate_of, two));
     const std::vector<double> want_gate = slopes_of(gate_of, two, dy), got_gate = backward_of_gate({w, x}, dy);
-    checks.near("gate_backward, dw" + there + counts, got_gate[0], want_gate[0]);
-    checks.near("gate_backward, dx" + there + counts, got_gate[1], want_gate[1]);
+    there.near("gate_backward: dw", got_gate[0], want_gate[0]);
+    there.near("gate_backward: dx", got_gate[1], want_gate[1]);
     checks.gradients("gate_backward against small nudges of w and x", claim({"w", "x"}, two, gate_of, backward_of_gate),
                      rng.split(3));
   }

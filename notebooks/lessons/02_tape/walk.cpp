@@ -69,15 +69,14 @@ void walk(Page& page) {
                     fmt::format("{:.4f}", r.nodes[i].value.item())});
   page.picture(drawing::table(page.style(), {"node", "op", "inputs", "value"}, rows));
   page.text(
-      "A leaf is a number that was not computed: an input or a weight. Every other node names the op that made it (op "
-      "is "
-      "short for operation) and the places of the numbers it read. Nodes 0 and 1 are w and x. Node 4 multiplies node 1 "
-      "by node 3: that is x times tanh(w x).");
+      "A leaf is a number that was not computed: an input or a weight. Every other node names the op that made it "
+      "(op is short for operation) and the places of the numbers it read. Nodes 0 and 1 are w and x. Node 4 "
+      "multiplies node 1 by node 3: that is x times tanh(w x).");
 
   page.step("The order is all that is needed");
   page.text(
-      "Look at the column of inputs: each number in it is smaller than the node's own. It cannot be otherwise, since a "
-      "number must exist before anybody reads it. So read the tape from its end:\n\n"
+      "Look at the column of inputs: each number in it is smaller than the node's own. It cannot be otherwise, since "
+      "a number must exist before anybody reads it. So read the tape from its end:\n\n"
       "  When the loop reaches a node, everything computed from that node stands\n"
       "  behind it and is done. Its gradient is complete.\n\n"
       "No searching, no sorting. Backward is one loop down the list, and each node does one thing: it multiplies its "
@@ -92,15 +91,16 @@ void walk(Page& page) {
   r.tape.watch([&](const TapeEvent& event) {
     if (event.kind != TapeEvent::Kind::flow) return;
     const int to = infos[std::size_t(event.node)].inputs[std::size_t(event.input)];
-    received[std::size_t(to)] += event.tensor.item();
-    flows.push_back({std::to_string(event.node), std::string(event.op), std::to_string(to),
-                     fmt::format("{:.4f}", event.tensor.item()), fmt::format("{:.4f}", received[std::size_t(to)])});
+    const double flow = event.tensor.item();
+    received[std::size_t(to)] += flow;
+    flows.push_back({std::to_string(event.node), std::string(event.op), std::to_string(to), fmt::format("{:.4f}", flow),
+                     fmt::format("{:.4f}", received[std::size_t(to)])});
   });
   const Gradients gradients = r.tape.backward(r.nodes.back());
   page.picture(drawing::table(page.style(), {"node", "op", "hands to", "flow", "received so far"}, flows));
   page.text(
-      "Node 0, w, is read twice and receives twice: {:.4f} in all. So is node 1, x: {:.4f}. Roads that meet add, as in "
-      "lesson 1.",
+      "Node 0, w, is read twice and receives twice: {:.4f} in all. So is node 1, x: {:.4f}. Roads that meet add, as "
+      "in lesson 1.",
       gradients.of(r.nodes[0]).item(), gradients.of(r.nodes[1]).item());
   page.text("This is the whole of it in the library: the loop, a check of shapes, and what frees memory.");
   page.code("autograd/tape.cpp", "for (int i = root.node; i >= 0; --i) {");
@@ -128,8 +128,7 @@ void walk(Page& page) {
       drawing::table(page.style(), {"steps", "nodes on the tape", "roads to x0", "d xn / d x0 at x0 = 1"}, roads));
   page.text(
       "The loop visits each node once. (At x0 = 1 every slope is 1 along every road, so the gradient counts the "
-      "roads.) "
-      "And recursion needs a deeper stack for a longer formula, where a loop needs none:");
+      "roads.) And recursion needs a deeper stack for a longer formula, where a loop needs none:");
   const Tape tape = Tape::record();
   const Var start = tape.leaf(number(0.5));
   Var v = start;
@@ -141,11 +140,9 @@ void walk(Page& page) {
   page.step("What a node keeps");
   page.text(
       "A slope needs numbers from forward: a product needs its factors, tanh its result. So a node keeps them, and "
-      "that "
-      "is memory. Nodes hold whole tables of numbers at once, tensors: lesson 4 is about them. Here is a network with "
-      "64 "
-      "rows of 32 numbers that go through two layers, tanh(W x) + x each. (W x, a matrix of weights times each row, is "
-      "the op linear: lesson 5.)");
+      "that is memory. Nodes hold whole tables of numbers at once, tensors: lesson 4 is about them. Here is a "
+      "network with 64 rows of 32 numbers that go through two layers, tanh(W x) + x each. (W x, a matrix of weights "
+      "times each row, is the op linear: lesson 5.)");
   const Tape kept = Tape::record();
   const auto layer = [&kept](const Var& in, std::uint32_t seed) {
     return tanh(linear(in, kept.leaf(uniform(Rng(seed), {32, 32}, -0.5, 0.5)))) + in;
@@ -159,8 +156,8 @@ void walk(Page& page) {
   page.picture(drawing::table(page.style(), {"node", "op", "shape", "inputs", "bytes kept"}, lines));
   page.text(
       "add keeps nothing: its slopes are 1 whatever went in. tanh keeps its result, since 1 - y * y needs no more; "
-      "linear keeps its input and its weight. (An input of - is a constant, here: no bias.) {} bytes in all, and they "
-      "grow with every layer. `kept_bytes()` says so at any time.",
+      "linear keeps its input and its weight. (An input of - is a constant, here: no bias.) {} bytes in all, and "
+      "they grow with every layer. `kept_bytes()` says so at any time.",
       kept.kept_bytes());
 
   page.step("Memory falls as backward rises");
@@ -185,13 +182,13 @@ void walk(Page& page) {
 
   page.step("Your turn");
   page.text(
-      "Write a tape for single numbers. A node is a value, the places of its inputs, and a slope for each, all in one "
-      "list in order of time:");
+      "Write a tape for single numbers. A node is a value, the places of its inputs, and a slope for each, all in "
+      "one list in order of time:");
   page.code("notebooks/lessons/02_tape/exercise.h", "struct Node {");
   page.text(
-      "mul, div and tanh append a node with its slopes; backward is one loop. The checks draw formulas of 40 steps at "
-      "random, in which nodes are shared, and compare every value and gradient with the library's tape. One formula is "
-      "200,000 nodes deep. And the root need not be the last node on the tape.");
+      "mul, div and tanh append a node with its slopes; backward is one loop. The checks draw formulas of 40 steps "
+      "at random, in which nodes are shared, and compare every value and gradient with the library's tape. One "
+      "formula is 200,000 nodes deep. And the root need not be the last node on the tape.");
 }
 
 Quiz quiz(Rng rng) {

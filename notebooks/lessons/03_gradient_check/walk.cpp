@@ -79,10 +79,10 @@ void walk(Page& page) {
   page.step("A gradient is a claim");
   page.text(
       "Lessons 1 and 2 gave two ways to a slope: the chain rule, and a nudge. The chain rule is fast and exact, if "
-      "nobody made a mistake in it. The nudge is slow, but it needs nothing except forward. So let one test the other. "
-      "This is gradient checking, and it is how all gradients of this library are tested.\n\nIt matters more than "
-      "other tests. A model with a wrong gradient does not crash. It trains, only worse, and nobody knows why.\n\nBut "
-      "the test itself can lie, in both directions. This lesson is about how, one lie at a time.");
+      "nobody made a mistake in it. The nudge is slow, but it needs nothing except forward. So let one test the "
+      "other. This is gradient checking, and it is how all gradients of this library are tested.\n\nIt matters more "
+      "than other tests. A model with a wrong gradient does not crash. It trains, only worse, and nobody knows "
+      "why.\n\nBut the test itself can lie, in both directions. This lesson is about how, one lie at a time.");
 
   page.step("How small is a small nudge?");
   page.text(
@@ -112,9 +112,10 @@ void walk(Page& page) {
   }
   page.picture(drawing::curve(page.style(), digits, 9));
   page.text(
-      "First the error falls with h, since the formula assumes that h is small. Then it grows again: f(x+h) and f(x-h) "
-      "agree in nearly all of their 16 digits, the difference keeps only the digits that are left, and it is divided "
-      "by a small h. The best h for four points lies near {:.0e}, with {:.0f} digits right. Smaller is not better.",
+      "First the error falls with h, since the formula assumes that h is small. Then it grows again: f(x+h) and "
+      "f(x-h) agree in nearly all of their 16 digits, the difference keeps only the digits that are left, and it is "
+      "divided by a small h. The best h for four points lies near {:.0e}, with {:.0f} digits right. Smaller is not "
+      "better.",
       best_h, std::floor(-std::log10(best)));
 
   page.step("Why four points, why f64");
@@ -124,16 +125,17 @@ void walk(Page& page) {
   const double h = 0.1;
   page.text(
       "From both sides, the errors of odd order cancel: what is left shrinks with h squared. Four points cancel the "
-      "next one, too, and the rest shrinks with h to the fourth. Make h ten times smaller, from {} to {}, and see:\n\n "
-      " one side     the error becomes {:8.1f} times smaller\n  two points   {:31.1f}\n  four points  {:31.1f}",
+      "next one, too, and the rest shrinks with h to the fourth. Make h ten times smaller, from {} to {}, and "
+      "see:\n\n  one side     the error becomes {:8.1f} times smaller\n  two points   {:31.1f}\n  four points  "
+      "{:31.1f}",
       h, h / 10, error_of(Points::one_side, h, DType::f64) / error_of(Points::one_side, h / 10, DType::f64),
       error_of(Points::two, h, DType::f64) / error_of(Points::two, h / 10, DType::f64),
       error_of(Points::four, h, DType::f64) / error_of(Points::four, h / 10, DType::f64));
   page.text(
-      "A fast fall lets h stay large, far away from rounding. In f32, numbers with 7 digits as training uses, the best "
-      "that two points reach here over all h is an error of {:.0e}, against {:.0e} of four points in f64. A tolerance "
-      "must lie above such noise, and mistakes that are smaller hide below it. So gradients are checked in f64. The "
-      "library's own formula:",
+      "A fast fall lets h stay large, far away from rounding. In f32, numbers with 7 digits as training uses, the "
+      "best that two points reach here over all h is an error of {:.0e}, against {:.0e} of four points in f64. A "
+      "tolerance must lie above such noise, and mistakes that are smaller hide below it. So gradients are checked in "
+      "f64. The library's own formula:",
       best_f32, best);
   page.code("autograd/gradcheck.cpp", "double central_difference(double& x");
 
@@ -143,8 +145,8 @@ void walk(Page& page) {
   const auto shares = [](const Var& v) { return softmax(v); };
   const Tensor ones = Tensor::full({5}, 1, DType::f64), dy = uniform(Rng(3), {5}, -1, 1, DType::f64);
   page.text(
-      "A function with many outputs needs a single number to be checked by. The handy choice is their sum. Take y = x "
-      "rotated by one place, (x1, x2, x3, x4, x0), and a gradient that forgets to rotate back, and simply hands on "
+      "A function with many outputs needs a single number to be checked by. The handy choice is their sum. Take y = "
+      "x rotated by one place, (x1, x2, x3, x4, x0), and a gradient that forgets to rotate back, and simply hands on "
       "what came, dx = dy. Checked with the sum, that is with dy = (1, 1, 1, 1, 1):");
   page.picture(drawing::table(page.style(), {"dy = 1", "x0", "x1", "x2", "x3", "x4"},
                               {cells("claimed", ones), cells("numeric", numeric_gradient(x, ones, rotated))}));
@@ -176,11 +178,11 @@ void walk(Page& page) {
 
   page.step("Large or small, compared with what?");
   page.text(
-      "Is an error of 1e-5 large? If the gradient is 1000, it is rounding. If it is 1e-9, as where a loss is the mean "
-      "over a billion things, everything is wrong. So errors are divided by the size of the gradient itself. But one "
-      "element of many may rightly be 0, and its numeric slope is 1e-13 or so, by rounding; relative to itself that is "
-      "an error of 100 %. The library adds a thousandth of the largest element to the denominator. It demands an error "
-      "of {} at most.",
+      "Is an error of 1e-5 large? If the gradient is 1000, it is rounding. If it is 1e-9, as where a loss is the "
+      "mean over a billion things, everything is wrong. So errors are divided by the size of the gradient itself. "
+      "But one element of many may rightly be 0, and its numeric slope is 1e-13 or so, by rounding; relative to "
+      "itself that is an error of 100 %. The library adds a thousandth of the largest element to the denominator. It "
+      "demands an error of {} at most.",
       kGradientTolerance);
   page.code("autograd/gradcheck.cpp", "auto error = [&](double a, double b) {");
 
@@ -198,19 +200,19 @@ void walk(Page& page) {
   }
   page.picture(drawing::table(page.style(), {"x", "slope by the rule", "numeric", "the library says"}, kinks));
   page.text(
-      "Here the rule is right and the nudge is wrong. The library tries h/2 as well: on smooth ground both agree, on a "
-      "kink they do not, and it draws another point. Exactly at 0 both steps see the same half, and the check fails; "
-      "random points never stand there. Maxima and sorting have such places, too. (Your exercise has none.)");
+      "Here the rule is right and the nudge is wrong. The library tries h/2 as well: on smooth ground both agree, on "
+      "a kink they do not, and it draws another point. Exactly at 0 both steps see the same half, and the check "
+      "fails; random points never stand there. Maxima and sorting have such places, too. (Your exercise has none.)");
 
   page.step("Your turn");
   page.text(
-      "The exercise is a checker that lies. It takes a function and a claimed gradient, and says whether the claim is "
-      "right, and if not, which element is worst:");
+      "The exercise is a checker that lies. It takes a function and a claimed gradient, and says whether the claim "
+      "is right, and if not, which element is worst:");
   page.code("notebooks/lessons/03_gradient_check/exercise.h", "struct Claim {");
   page.text(
-      "The checks bring two dozen claims, some right, most wrong, all with numbers drawn at random. Read each line of "
-      "the file as if somebody wanted to get past it. Then look at `sinkhorn gradcheck`, which does this for every "
-      "op.");
+      "The checks bring two dozen claims, some right, most wrong, all with numbers drawn at random. Read each line "
+      "of the file as if somebody wanted to get past it. Then look at `sinkhorn gradcheck`, which does this for "
+      "every op.");
 }
 
 Quiz quiz(Rng rng) {

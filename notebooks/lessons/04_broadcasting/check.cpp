@@ -1,3 +1,5 @@
+#include <fmt/format.h>
+
 #include <sstream>
 
 #include "autograd/ops/elementwise.h"
@@ -42,29 +44,30 @@ Shape large(int rank, Rng rng) {
 
 double dot(const Tensor& a, const Tensor& b) { return sinkhorn::sum(Var(a) * Var(b)).value.item(); }
 
-void check_pair(lessons::Checks& checks, const Shape& from, const Shape& to, Rng rng) {
-  const std::string names = text_of(from) + " to " + text_of(to);
+void check_pair(lessons::Checks& all, const Shape& from, const Shape& to, Rng rng) {
+  lessons::Checks checks = all.at("x " + text_of(from) + ", dy " + text_of(to));
+  const std::string axes = fmt::format(", {} of {} axes", from.rank(), to.rank());
   const Tensor x = drawn(rng.split(0), from), dy = drawn(rng.split(1), to);
-  checks.attempt("stretch " + names, [&] {
+  checks.attempt("stretch" + axes, [&] {
     const Tensor y = lesson::stretch(x, to);
-    checks.near("stretch " + names, y, sinkhorn::stretch(x, to));
+    checks.near("stretch" + axes, y, sinkhorn::stretch(x, to));
   });
-  const std::string back = "sum_to " + text_of(to) + " to " + text_of(from);
-  checks.attempt(back, [&] { checks.near(back, lesson::sum_to(dy, from), sinkhorn::sum_to(dy, from)); });
-  const std::string tied = "stretch(x) . dy = x . sum_to(dy) for " + names;
+  checks.attempt("sum_to" + axes,
+                 [&] { checks.near("sum_to" + axes, lesson::sum_to(dy, from), sinkhorn::sum_to(dy, from)); });
+  const std::string tied = "stretch(x) . dy = x . sum_to(dy)";
   checks.attempt(tied, [&] {
     const Tensor y = lesson::stretch(x, to), dx = lesson::sum_to(dy, from);
     if (y.shape() != to || dx.shape() != from) return checks.that(tied, false, "the shapes are wrong");
-    checks.near(tied, dot(x, dx), dot(sinkhorn::stretch(x, to), dy));
+    checks.near(tied, dot(x, dx), dot(y, dy));
   });
 }
 
-void check_shapes(lessons::Checks& checks, const Shape& a, const Shape& b) {
-  const std::string name = "broadcast_shape of " + text_of(a) + " and " + text_of(b);
+void check_shapes(lessons::Checks& all, const Shape& a, const Shape& b) {
+  lessons::Checks checks = all.at(text_of(a) + " and " + text_of(b));
   const Shape want = sinkhorn::broadcast_shape("check", a, b);
-  checks.attempt(name, [&] {
+  checks.attempt("broadcast_shape", [&] {
     const Shape got = lesson::broadcast_shape(a, b);
-    checks.that(name, got == want, "expected " + text_of(want) + ", got " + text_of(got));
+    checks.that("broadcast_shape", got == want, "expected " + text_of(want) + ", got " + text_of(got));
   });
 }
 
@@ -79,8 +82,9 @@ void check_misfit(lessons::Checks& checks, const Shape& a, const Shape& b) {
 }
 
 // y = a * b of two stretched tensors, and both gradients, with the learner's functions alone.
-void check_product(lessons::Checks& checks, const Shape& a, const Shape& b, Rng rng) {
-  const std::string name = "gradients of a * b, " + text_of(a) + " and " + text_of(b);
+void check_product(lessons::Checks& all, const Shape& a, const Shape& b, Rng rng) {
+  lessons::Checks checks = all.at(text_of(a) + " and " + text_of(b));
+  const std::string name = "the gradients of a * b, from your functions";
   const auto times = [](const Tensor& p, const Tensor& q) { return (Var(p) * Var(q)).value; };
   checks.attempt(name, [&] {
     const Shape shape = lesson::broadcast_shape(a, b);

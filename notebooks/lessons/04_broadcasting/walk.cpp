@@ -59,8 +59,8 @@ void walk(Page& page) {
   page.step("A row added to every row");
   const Tensor x = counting({3, 4}), b = of({10, 20, 30, 40}, {4});
   page.text(
-      "A layer computes something for every position of a text, one row for each, and adds the same bias to all rows. "
-      "The shapes are (3, 4) and (4), and the library adds them without being told how:");
+      "A layer computes something for every position of a text, one row for each, and adds the same bias to all "
+      "rows. The shapes are (3, 4) and (4), and the library adds them without being told how:");
   page.values("x", x);
   page.values("b", b);
   page.values("x + b", (Var(x) + Var(b)).value);
@@ -69,9 +69,9 @@ void walk(Page& page) {
 
   page.step("The rule");
   page.text(
-      "Write two shapes one above the other so that their last axes meet. In each axis, the extents are equal, or one "
-      "of them is 1, or one shape has no such axis. The 1, or the nothing, is stretched to the other. Else it is an "
-      "error. What the library says to some pairs:");
+      "Write two shapes one above the other so that their last axes meet. In each axis, the extents are equal, or "
+      "one of them is 1, or one shape has no such axis. The 1, or the nothing, is stretched to the other. Else it is "
+      "an error. What the library says to some pairs:");
   std::vector<std::vector<std::string>> rows;
   const std::vector<std::pair<Shape, Shape>> pairs = {{{3, 4}, {4}},          {{3, 4}, {3, 1}},      {{3, 1}, {4}},
                                                       {{2, 3, 4}, {2, 1, 4}}, {{}, {2, 3}},          {{3, 4}, {3}},
@@ -81,15 +81,15 @@ void walk(Page& page) {
   page.picture(drawing::table(page.style(), {"a", "b", "a + b"}, rows));
   page.text(
       "(3, 4) and (3) do not fit, although one might want them to: the 3 would have to stand under the 4. To add one "
-      "number to each row, give it the shape (3, 1). And in (3, 1) with (4), both are stretched. This is the table of "
-      "all sums of one element of each:");
+      "number to each row, give it the shape (3, 1). And in (3, 1) with (4), both are stretched. This is the table "
+      "of all sums of one element of each:");
   page.values("(0, 1, 2) as a column + (0, 10, 20, 30)", (Var(counting({3, 1})) + Var(of({0, 10, 20, 30}, {4}))).value);
 
   page.step("Index arithmetic: a stride of 0");
   page.text(
       "How does a program read a tensor as if it were larger? Walk over the large shape, and step through the small "
-      "tensor with strides, except that the stride of a stretched axis is 0: moving along it leads nowhere. For (2, 3, "
-      "4) from the shapes that stand on the left:");
+      "tensor with strides, except that the stride of a stretched axis is 0: moving along it leads nowhere. For (2, "
+      "3, 4) from the shapes that stand on the left:");
   std::vector<std::vector<std::string>> strides;
   const Shape to{2, 3, 4};
   for (const Shape& from : {Shape{2, 3, 4}, Shape{4}, Shape{3, 1}, Shape{2, 1, 4}, Shape{2, 1, 1}, Shape{}}) {
@@ -141,8 +141,8 @@ void walk(Page& page) {
       "Write broadcast_shape, stretch and sum_to for up to four axes. There is one idea in it: a function that says, "
       "for element i of the large tensor, which element of the small one it is a copy of. Forward reads through it, "
       "backward adds through it.\n\nThe checks draw shapes at random, with extents of 1 and missing axes in every "
-      "combination. They compare with the library, test that the two directions are adjoint, and put your functions to "
-      "work as the gradient of a * b.");
+      "combination. They compare with the library, test that the two directions are adjoint, and put your functions "
+      "to work as the gradient of a * b.");
 }
 
 Quiz quiz(Rng rng) {

@@ -13,13 +13,13 @@ std::string text_of(const Shape& shape) {
   return text.str();
 }
 
-void check_product(lessons::Checks& checks, const Shape& a_shape, const Shape& b_shape, Rng rng) {
+void check_product(lessons::Checks& all, const std::string& of, const Shape& a_shape, const Shape& b_shape, Rng rng) {
+  lessons::Checks checks = all.at(text_of(a_shape) + " and " + text_of(b_shape));
   const auto draw = [&rng](std::uint32_t tag, const Shape& shape) {
     return uniform(rng.split(tag), shape, -1, 1, DType::f64);
   };
   const Tensor a = draw(0, a_shape), b = draw(1, b_shape), want = sinkhorn::matmul(Var(a), Var(b)).value;
   const Tensor dy = draw(2, want.shape());
-  const std::string of = " of " + text_of(a_shape) + " and " + text_of(b_shape);
 
   checks.attempt("y" + of, [&] { checks.near("y" + of, lesson::matmul(a, b), want); });
   checks.attempt("gradients" + of, [&] {
@@ -46,11 +46,11 @@ void check(lessons::Checks& checks) {
     const RandomBits bits = rng.split(0).bits();
     // Three extents that all differ, so that none can stand for another.
     const std::int64_t m = 2 + bits.word(0) % 3, k = m + 1 + bits.word(1) % 2, n = k + 1 + bits.word(2) % 2;
-    check_product(checks, {1, m, k}, {1, k, n}, rng.split(1));
-    check_product(checks, {3, n, k}, {3, k, m}, rng.split(2));
-    check_product(checks, {1, k, m}, {m, n}, rng.split(3));
-    check_product(checks, {4, k, n}, {n, m}, rng.split(4));
-    check_product(checks, {2, m, n}, {n, 1}, rng.split(5));
+    check_product(checks, " of one product", {1, m, k}, {1, k, n}, rng.split(1));
+    check_product(checks, " of a batch", {3, n, k}, {3, k, m}, rng.split(2));
+    check_product(checks, " of one product, b of rank 2", {1, k, m}, {m, n}, rng.split(3));
+    check_product(checks, " of a batch that shares b", {4, k, n}, {n, m}, rng.split(4));
+    check_product(checks, " of a shared b with one column", {2, m, n}, {n, 1}, rng.split(5));
   }
 }
 

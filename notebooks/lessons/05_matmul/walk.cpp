@@ -52,16 +52,16 @@ void walk(Page& page) {
 
   page.step("Who used a[r, p]?");
   page.text(
-      "Backward always asks: who used this number, and with what? The number a[0, 2] = 3 was multiplied by row 2 of b, "
-      "(2, -1). The products went into row 0 of y. So if these two elements of y count (1, 10), then\n\n  da[0, 2] = 1 "
-      "* 2 + 10 * (-1) = {}\n\nLet dy have numbers that can be told apart:",
+      "Backward always asks: who used this number, and with what? The number a[0, 2] = 3 was multiplied by row 2 of "
+      "b, (2, -1). The products went into row 0 of y. So if these two elements of y count (1, 10), then\n\n  da[0, "
+      "2] = 1 * 2 + 10 * (-1) = {}\n\nLet dy have numbers that can be told apart:",
       da.to_vector()[2]);
   page.values("dy", dy);
   page.values("da, from the library", da);
   page.text(
-      "For all of a: da[r, p] is the sum over c of dy[r, c] * b[p, c], the dot product of row r of dy and row p of b. "
-      "Row by row instead of row by column: that is a matrix product with b transposed (rows and columns swapped).\n\n "
-      " da = dy b^T");
+      "For all of a: da[r, p] is the sum over c of dy[r, c] * b[p, c], the dot product of row r of dy and row p of "
+      "b. Row by row instead of row by column: that is a matrix product with b transposed (rows and columns "
+      "swapped).\n\n  da = dy b^T");
 
   page.step("And who used b[p, c]?");
   page.text(
@@ -78,21 +78,21 @@ void walk(Page& page) {
 
   page.step("Transposed without moving anything");
   page.text(
-      "Nothing is transposed in memory for this. A product reads b[p, c] at place n p + c either way; it only walks in "
-      "another order. So the library's matmul takes two flags, transpose_a and transpose_b, and backward sets them. "
-      "These are its two products, where forward transposed nothing. In each, the first four numbers are the batch and "
-      "the extents, then come the flags, then how far apart the matrices of a batch lie:");
+      "Nothing is transposed in memory for this. A product reads b[p, c] at place n p + c either way; it only walks "
+      "in another order. So the library's matmul takes two flags, transpose_a and transpose_b, and backward sets "
+      "them. These are its two products, where forward transposed nothing. In each, the first four numbers are the "
+      "batch and the extents, then come the flags, then how far apart the matrices of a batch lie:");
   page.code("autograd/ops/matmul.cpp", "multiply({p.batch, p.m, p.k, p.n, false, !transpose_b");
   page.code("autograd/ops/matmul.cpp", "multiply({p.batch, p.k, p.n, p.m, !transpose_a, false");
   page.text(
-      "Two more are for products that were transposed in forward already. In attention the scores are such a product: "
-      "queries times transposed keys.");
+      "Two more are for products that were transposed in forward already. In attention the scores are such a "
+      "product: queries times transposed keys.");
 
   page.step("A batch, and a matrix for all");
   page.text(
-      "A batch is many products side by side: (B, m, k) times (B, k, n) is (B, m, n). They have nothing to do with one "
-      "another, and neither have their gradients.\n\nBut a layer's weights are one matrix for all sequences of the "
-      "batch. It is used B times, so its gradient is the sum of B products. Here are three of them, and what the "
+      "A batch is many products side by side: (B, m, k) times (B, k, n) is (B, m, n). They have nothing to do with "
+      "one another, and neither have their gradients.\n\nBut a layer's weights are one matrix for all sequences of "
+      "the batch. It is used B times, so its gradient is the sum of B products. Here are three of them, and what the "
       "library makes of it:");
   const Tensor batch = drawn(0, {3, 2, 3}), shared = drawn(1, {3, 2}), flow = drawn(2, {3, 2, 2});
   Tensors parts;
@@ -118,8 +118,8 @@ void walk(Page& page) {
   const std::int64_t tokens = 2048, in = 128, out = 512;
   page.text(
       "A product of (m, k) and (k, n) is m n dot products of length k: m k n multiplications, and as many additions. "
-      "Both backward products have the same three extents, in another order. So they cost the same again, twice. For a "
-      "layer from {} to {} numbers, and a batch of {} positions, in million operations:",
+      "Both backward products have the same three extents, in another order. So they cost the same again, twice. For "
+      "a layer from {} to {} numbers, and a batch of {} positions, in million operations:",
       in, out, tokens);
   const double forward = 2e-6 * double(tokens) * double(in) * double(out);
   page.picture(drawing::bars(page.style(),
@@ -141,15 +141,15 @@ void walk(Page& page) {
                                                 Rng(1));
   page.text(
       "The library's gradient checker (lesson 3) on a {} and a shared {}: its worst relative error over all {} "
-      "elements is {:.0e}. y is linear in each of a and b, so differences have no error of their own, and what is left "
-      "is rounding.",
+      "elements is {:.0e}. y is linear in each of a and b, so differences have no error of their own, and what is "
+      "left is rounding.",
       text_of(x.shape()), text_of(w.shape()), x.count() + w.count(), report.worst);
 
   page.step("Your turn");
   page.text(
-      "Write matmul and matmul_backward for a (B, m, k), and b (B, k, n) or (k, n). Plain loops are right; nobody asks "
-      "for speed (lesson 22 does). The checks use extents that all differ, batches of 1 to 4, a shared b, and a b with "
-      "one column. They compare with the library and with differences.");
+      "Write matmul and matmul_backward for a (B, m, k), and b (B, k, n) or (k, n). Plain loops are right; nobody "
+      "asks for speed (lesson 22 does). The checks use extents that all differ, batches of 1 to 4, a shared b, and a "
+      "b with one column. They compare with the library and with differences.");
 }
 
 Quiz quiz(Rng rng) {

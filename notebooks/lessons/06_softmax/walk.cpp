@@ -21,8 +21,8 @@ void walk(Page& page) {
   const Tensor x = row({1, 2, 3, 0});
   const Tensor y = softmax(Var(x)).value;
   page.text(
-      "An attention head has a score for every place it could look at. What it needs are shares: positive numbers that "
-      "add up to 1. Softmax makes them:\n\n  y_i = exp(x_i) / sum_j exp(x_j)");
+      "An attention head has a score for every place it could look at. What it needs are shares: positive numbers "
+      "that add up to 1. Softmax makes them:\n\n  y_i = exp(x_i) / sum_j exp(x_j)");
   page.values("scores x", x);
   page.picture(drawing::bars(page.style(), labelled(y)));
   page.text("They add up to {}. One more point of score is a factor of e = {:.3f} in the share.",
@@ -30,9 +30,9 @@ void walk(Page& page) {
 
   page.step("Exponentials overflow");
   page.text(
-      "An f32 holds numbers up to 3.4e38. exp(88) still fits, exp(89) does not. Scores of that size do occur: early in "
-      "training, or when a mask writes a large negative number. Written down as the formula stands, softmax divides "
-      "infinity by infinity:");
+      "An f32 holds numbers up to 3.4e38. exp(88) still fits, exp(89) does not. Scores of that size do occur: early "
+      "in training, or when a mask writes a large negative number. Written down as the formula stands, softmax "
+      "divides infinity by infinity:");
   page.picture(drawing::table(page.style(), {"x", "exp(x) in f32", "exp(x) / (exp(x) + exp(x))"},
                               {{"80", drawing::number(std::exp(80.0f)), "0.5"},
                                {"88", drawing::number(std::exp(88.0f)), "0.5"},
@@ -46,8 +46,7 @@ void walk(Page& page) {
       "Multiply every exponential of a row by the same exp(-c): the factor stands above and below the line, and "
       "cancels. So a row may be shifted by any c before the exponentials. With c = the largest score, the largest "
       "exponential is exp(0) = 1, and all others lie between 0 and 1. Nothing overflows; what underflows to 0 was a "
-      "share "
-      "too small to matter.");
+      "share too small to matter.");
   page.values("softmax(0, 1, 2)", softmax(Var(row({0, 1, 2}))).value);
   page.text("The same digits as for 1000, 1001, 1002 above. The log of the sum comes back the same way:");
   page.picture("  log sum_j exp(x_j) = m + log sum_j exp(x_j - m),   m = max_j x_j\n");
@@ -55,8 +54,8 @@ void walk(Page& page) {
 
   page.step("The gradient");
   page.text(
-      "Each share depends on every score of its row: a score that rises takes from all the others. The derivatives of "
-      "all shares by all scores are a matrix, here for the four scores above (rows: shares, columns: scores):");
+      "Each share depends on every score of its row: a score that rises takes from all the others. The derivatives "
+      "of all shares by all scores are a matrix, here for the four scores above (rows: shares, columns: scores):");
   const Tensor scores = row({1, 2, 3, 0});
   Tensor jacobian({4, 4}, DType::f64);
   for (std::int64_t i = 0; i < 4; ++i) {
@@ -69,16 +68,15 @@ void walk(Page& page) {
   }
   page.picture(drawing::heat_map(page.style(), jacobian, {.row_label = "share", .numbers = true}));
   page.text(
-      "On the diagonal y_i (1 - y_i), elsewhere -y_i y_j. Backward never builds this matrix: multiplied by an incoming "
-      "dy it is one dot product a row.");
+      "On the diagonal y_i (1 - y_i), elsewhere -y_i y_j. Backward never builds this matrix: multiplied by an "
+      "incoming dy it is one dot product a row.");
   page.code("autograd/cpu/softmax.cpp", "void Softmax<T>::backward");
 
   page.step("Your turn");
   page.text(
-      "Write softmax, its gradient and log-sum-exp for rows of f64. The file as it stands compiles and is wrong in all "
-      "three. The checks use rows of scores near -2000, -1000, 0 and 1000, and compare your gradient with differences "
-      "of "
-      "your own softmax.");
+      "Write softmax, its gradient and log-sum-exp for rows of f64. The file as it stands compiles and is wrong in "
+      "all three. The checks use rows of scores near -2000, -1000, 0 and 1000, and compare your gradient with "
+      "differences of your own softmax.");
 }
 
 Quiz quiz(Rng rng) {

@@ -74,9 +74,9 @@ void walk(Page& page) {
   const int layers = 20;
   const std::vector<double> grows = sizes(0.5, layers, false), vanishes = sizes(0.1, layers, false);
   page.text(
-      "Send 8 rows of 64 numbers between -1 and 1 through {} layers, each a product with a random matrix. With weights "
-      "between -0.5 and 0.5, each layer makes the numbers about {:.1f} times as large. With weights between -0.1 and "
-      "0.1, it leaves {:.0f} %. After {} layers their typical size is:",
+      "Send 8 rows of 64 numbers between -1 and 1 through {} layers, each a product with a random matrix. With "
+      "weights between -0.5 and 0.5, each layer makes the numbers about {:.1f} times as large. With weights between "
+      "-0.1 and 0.1, it leaves {:.0f} %. After {} layers their typical size is:",
       layers, std::pow(10.0, (grows.back() - grows.front()) / layers),
       100 * std::pow(10.0, (vanishes.back() - vanishes.front()) / layers), layers);
   page.picture(drawing::table(page.style(), {"weights up to", "plain", "each layer's input normalised"},
@@ -117,8 +117,8 @@ void walk(Page& page) {
 
   page.step("A trap: the variance in one pass");
   page.text(
-      "School knows a shortcut: the variance is mean(x * x) - mean * mean, which needs one pass over the row in place "
-      "of two. Here it is in f32, for 64 numbers within 1 of some place:");
+      "School knows a shortcut: the variance is mean(x * x) - mean * mean, which needs one pass over the row in "
+      "place of two. Here it is in f32, for 64 numbers within 1 of some place:");
   std::vector<std::vector<std::string>> rows;
   for (const double around : {0.0, 100.0, 1000.0, 10000.0}) rows.push_back(variances(around));
   page.picture(drawing::table(page.style(),
@@ -136,8 +136,8 @@ void walk(Page& page) {
   const Tensor dy = row({0.3, -1, 0.5, 0.8}), gamma = row({1, 1, 2, 0.5}).reshape({4});
   const Flows some = flows(x, gamma, dy, 1e-5);
   page.text(
-      "Always the same (but for eps). So no loss can depend on these two motions, and its slope along them must be 0. "
-      "A slope along a direction is the dot product of the gradient with it. For some dy, (0.3, -1, 0.5, 0.8):");
+      "Always the same (but for eps). So no loss can depend on these two motions, and its slope along them must be "
+      "0. A slope along a direction is the dot product of the gradient with it. For some dy, (0.3, -1, 0.5, 0.8):");
   page.values("dx, from the library", some.dx);
   page.picture(drawing::table(page.style(), {"direction", "dx . direction"},
                               {{"(1, 1, 1, 1): a shift", small(dot(some.dx, row({1, 1, 1, 1})))},
@@ -148,9 +148,9 @@ void walk(Page& page) {
   page.step("The gradient takes both directions out");
   page.text(
       "What comes back to z_i is g_i = gamma_i dy_i. If mean and deviation were fixed, dx would be rstd g. But each "
-      "x_i also moves the mean, and with it all z; that costs every element the mean of g. And it moves the deviation, "
-      "in proportion to its own z_i; that costs z_i times the mean of g z:\n\n  dx_i = rstd (g_i - mean(g) - z_i "
-      "mean(g z))");
+      "x_i also moves the mean, and with it all z; that costs every element the mean of g. And it moves the "
+      "deviation, in proportion to its own z_i; that costs z_i times the mean of g z:\n\n  dx_i = rstd (g_i - "
+      "mean(g) - z_i mean(g z))");
   const Tensor g = (Var(dy) * Var(gamma)).value;
   const double mean_g = mean_of(g), mean_gz = dot(g, z) / 4,
                rstd = 1 / std::sqrt(deviation_of(x) * deviation_of(x) + 1e-5);
@@ -179,8 +179,8 @@ void walk(Page& page) {
   page.text(
       "Write layer_norm, which also returns mean and rstd, and layer_norm_backward with its three gradients. The "
       "checks look at usual rows, at rows around 100,000, at a row of equal numbers, at an eps of 0.3, which shows "
-      "where eps belongs, and at gammas that differ from column to column. Then they compare your gradients with small "
-      "nudges.");
+      "where eps belongs, and at gammas that differ from column to column. Then they compare your gradients with "
+      "small nudges.");
 }
 
 Quiz quiz(Rng rng) {

@@ -43,11 +43,10 @@ void walk(Page& page) {
   const std::map<char, int> counts = counts_of(text);
   const auto length = double(text.size());
   page.text(
-      "A language model guesses the next character of a text: it gives each possible character a probability, a share "
-      "of "
-      "1. Then the character is shown. How good was the guess? Only one number counts: the probability p that it gave "
-      "to "
-      "what really came. The surprise is -log p. It is 0 for p = 1, and grows without end as p goes to 0.\n\n"
+      "A language model guesses the next character of a text: it gives each possible character a probability, a "
+      "share of 1. Then the character is shown. How good was the guess? Only one number counts: the probability p "
+      "that it gave to what really came. The surprise is -log p. It is 0 for p = 1, and grows without end as p goes "
+      "to 0.\n\n"
       "Take \"{}\", and a model that knows only how often each character occurs in it:",
       text);
   std::vector<std::vector<std::string>> rows;
@@ -60,8 +59,7 @@ void walk(Page& page) {
   page.picture(drawing::table(page.style(), {"next", "occurs", "p", "surprise in nats", "in bits"}, rows));
   page.text(
       "Nats and bits are the same surprise in two units: the natural logarithm gives nats, the logarithm to base 2 "
-      "gives "
-      "bits, and a nat is {:.4f} bits. One bit is the surprise of a fair coin.",
+      "gives bits, and a nat is {:.4f} bits. One bit is the surprise of a fair coin.",
       kBitsPerNat);
 
   page.step("Cross-entropy: the mean surprise");
@@ -74,19 +72,18 @@ void walk(Page& page) {
                                              std::log2(double(counts.size()))},
                                             {"by frequency, bits", total / length * kBitsPerNat}}));
   page.text(
-      "Who knows the frequencies needs fewer bits. Who knows words and grammar needs fewer still. The same number says "
-      "how "
-      "far the text could be compressed with the model's help, so bits per character can be compared with bzip2, and "
-      "`train` does so.\n\n"
-      "If the model reads tokens that stand for several characters each, take care to divide by the right number: all "
-      "surprise together is loss times tokens, and it is shared out over characters.");
+      "Who knows the frequencies needs fewer bits. Who knows words and grammar needs fewer still. The same number "
+      "says how far the text could be compressed with the model's help, so bits per character can be compared with "
+      "bzip2, and `train` does so.\n\n"
+      "If the model reads tokens that stand for several characters each, take care to divide by the right number: "
+      "all surprise together is loss times tokens, and it is shared out over characters.");
 
   page.step("From logits to the loss");
   const Tensor x = row({2, 0.5, -1, 1});
   page.text(
       "A model does not give probabilities but scores, any numbers, one for each of V characters. They are called "
-      "logits, "
-      "and softmax (lesson 6) makes shares of them. With target t, the id of what really came, the surprise is\n\n"
+      "logits, and softmax (lesson 6) makes shares of them. With target t, the id of what really came, the surprise "
+      "is\n\n"
       "  -log( exp(x_t) / sum_v exp(x_v) )  =  log sum_v exp(x_v) - x_t\n\n"
       "The right side is the log-sum-exp minus the target's logit. For V = 4 and t = 3:");
   page.values("logits x", x);
@@ -97,9 +94,8 @@ void walk(Page& page) {
 
   page.step("Why in one step");
   page.text(
-      "The library has softmax and log; why an op of its own? Let the target's logit lie below the other by some gap, "
-      "in "
-      "f32, and compute the loss in two steps and in one:");
+      "The library has softmax and log; why an op of its own? Let the target's logit lie below the other by some "
+      "gap, in f32, and compute the loss in two steps and in one:");
   std::vector<std::vector<std::string>> gaps;
   for (const double gap : {1.0, 10.0, 80.0, 120.0, 1000.0}) {
     const Tensor two = row({gap, 0}, DType::f32);
@@ -110,8 +106,7 @@ void walk(Page& page) {
   page.picture(drawing::table(page.style(), {"gap", "share of the target", "-log(share)", "cross_entropy"}, gaps));
   page.text(
       "A share below 1e-45 is 0 in f32, and its logarithm is infinite. One such position, and the loss of the whole "
-      "batch "
-      "is infinite, and training is over. The difference of two logits has no such trouble.");
+      "batch is infinite, and training is over. The difference of two logits has no such trouble.");
 
   page.step("Positions that do not count");
   const std::vector<std::int32_t> targets = {3, -1, 0};
@@ -119,32 +114,28 @@ void walk(Page& page) {
   const CrossEntropy some = cross_entropy(Var(three), ids(targets), {}, -1);
   page.text(
       "Sequences of a batch differ in length, so short ones are padded, and nobody should learn to predict padding. "
-      "Such "
-      "positions are marked, by a mask or by a target id set aside for it, and left out of the mean. Which rows count "
-      "in "
-      "the library:");
+      "Such positions are marked, by a mask or by a target id set aside for it, and left out of the mean. Which rows "
+      "count in the library:");
   page.code("autograd/ops/cross_entropy.h", "SINKHORN_HD bool counts(std::int64_t row) const {");
   page.text(
       "Here are three positions with targets 3, -1 and 0, where -1 is to be ignored. It says: loss {:.4f}, over {} "
       "positions. That is the mean of {:.4f} and {:.4f}.\n\n"
-      "Two traps. An id that is ignored must never be used as an index: -1 lies outside of the row. And if no position "
-      "counts at all, 0 / 0 is NaN; the library says loss {}, with gradients of 0.",
+      "Two traps. An id that is ignored must never be used as an index: -1 lies outside of the row. And if no "
+      "position counts at all, 0 / 0 is NaN; the library says loss {}, with gradients of 0.",
       some.loss.value.item(), some.count.item(), loss_of(three.slice(0, 1), {3}), loss_of(three.slice(2, 3), {0}),
       cross_entropy(Var(three), ids({-1, -1, -1}), {}, -1).loss.value.item());
 
   page.step("The gradient: what you said minus what was true");
   page.text(
-      "The gradient of log-sum-exp is softmax (each logit moves it by its share), and that of x_t is 1 at the target, "
-      "0 "
-      "elsewhere: a one-hot row. The mean divides by the count:\n\n"
+      "The gradient of log-sum-exp is softmax (each logit moves it by its share), and that of x_t is 1 at the "
+      "target, 0 elsewhere: a one-hot row. The mean divides by the count:\n\n"
       "  dx_v = (softmax(x)_v - (v == t)) / count\n\n"
       "For the three positions, from the library:");
   page.picture(drawing::heat_map(page.style(), gradient_of(three, targets, -1),
                                  {.row_label = "position", .column_label = "character 0 ... 3", .numbers = true}));
   page.text(
       "In each row, one number is below 0: the target's logit is to grow, since training goes against the gradient. "
-      "All "
-      "others are to fall, each by its share. A row adds up to 0, and the ignored row is 0 everywhere.\n\n"
+      "All others are to fall, each by its share. A row adds up to 0, and the ignored row is 0 everywhere.\n\n"
       "See how it depends on how right the model is already. The target's logit is x, the other three are 0:");
   std::vector<std::vector<std::string>> rights;
   for (const double logit : {-20.0, -2.0, 0.0, 2.0, 20.0}) {
@@ -155,8 +146,7 @@ void walk(Page& page) {
   page.picture(drawing::table(page.style(), {"x", "loss", "gradient of x"}, rights));
   page.text(
       "Very wrong: a push of 1, and never more. Right: hardly any push. In two steps, it would be 1 / p times p (1 - "
-      "p): "
-      "something huge times something tiny, and NaN where p is 0.");
+      "p): something huge times something tiny, and NaN where p is 0.");
 
   page.step("In the library");
   page.text("Forward keeps one number a position, the log-sum-exp; backward makes each share again from it:");
@@ -164,9 +154,9 @@ void walk(Page& page) {
 
   page.step("Your turn");
   page.text(
-      "Write cross_entropy, its gradient, and bits_per_character. The checks use logits up to 1000, positions that are "
-      "ignored by a negative id and by an id like others, batches in which nothing counts, targets that do not exist "
-      "(throw an Error), and a dloss that is not 1. They compare with the library and with small nudges.");
+      "Write cross_entropy, its gradient, and bits_per_character. The checks use logits up to 1000, positions that "
+      "are ignored by a negative id and by an id like others, batches in which nothing counts, targets that do not "
+      "exist (throw an Error), and a dloss that is not 1. They compare with the library and with small nudges.");
 }
 
 Quiz quiz(Rng rng) {

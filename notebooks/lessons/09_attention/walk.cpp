@@ -45,13 +45,12 @@ std::string bytes(double count) {
 void look_up(Page& page) {
   page.step("A question, some labels, some answers");
   page.text(
-      "\"The cat sat on the mat because it was tired.\" Who was tired? A model reads a text in pieces, called tokens, "
-      "here "
-      "one a word. To go on reading, the token \"it\" must fetch "
-      "something from \"cat\", six words back. Attention is how a token fetches.\n\n"
+      "\"The cat sat on the mat because it was tired.\" Who was tired? A model reads a text in pieces, called "
+      "tokens, here one a word. To go on reading, the token \"it\" must fetch something from \"cat\", six words "
+      "back. Attention is how a token fetches.\n\n"
       "Every token has a key: a small vector that says what can be found there. The token that looks has a query: a "
-      "vector that says what it wants. In a model both are learned; here we choose them by hand. The first number says "
-      "\"alive\", the second \"furniture\", and \"it\" wants something alive:");
+      "vector that says what it wants. In a model both are learned; here we choose them by hand. The first number "
+      "says \"alive\", the second \"furniture\", and \"it\" wants something alive:");
   const std::vector<std::string> words{"cat", "sat", "mat", "it"};
   const Tensor k = matrix({2, 0.2, 0.1, 0, 0.1, 1.8, 0.9, 0.3}, 2), q = matrix({2, 0}, 2);
   page.values("keys of cat, sat, mat, it", k);
@@ -70,8 +69,8 @@ void look_up(Page& page) {
   page.picture(drawing::table(page.style(), {"word", "<q, k>", "/ sqrt(2)", "share"}, rows));
   page.picture(drawing::bars(page.style(), shares));
   page.text(
-      "A dictionary finds one entry or none. This one finds a little of everything, most of it in the right place. And "
-      "it has a derivative, which a dictionary has not: that is the whole point.");
+      "A dictionary finds one entry or none. This one finds a little of everything, most of it in the right place. "
+      "And it has a derivative, which a dictionary has not: that is the whole point.");
   page.step("The answer is a mean");
   page.text(
       "Every token also has a value: what it hands over. It need not look like the key, just as a book does not look "
@@ -82,8 +81,8 @@ void look_up(Page& page) {
   page.values("y of it", matmul(Var(share), v).value);
   page.text(
       "The shares are positive and add up to 1, so y lies between the values, never outside: its first number is "
-      "between the least and the largest of theirs. Attention itself invents nothing. It moves information from where "
-      "it is to where it is wanted.");
+      "between the least and the largest of theirs. Attention itself invents nothing. It moves information from "
+      "where it is to where it is wanted.");
 }
 
 void scaling(Page& page) {
@@ -91,8 +90,8 @@ void scaling(Page& page) {
   page.text(
       "d is the width of queries and keys. A dot product adds d products. If the entries are independent with mean 0 "
       "and variance 1, the variance of the sum is d, and its spread (standard deviation) sqrt(d). Large scores make "
-      "softmax hard: one share near 1, the others near 0, and then y (1 - y), its derivative, is near 0 too. Here are "
-      "64 random queries and keys of each width, and how large the largest share of a row is, on average:");
+      "softmax hard: one share near 1, the others near 0, and then y (1 - y), its derivative, is near 0 too. Here "
+      "are 64 random queries and keys of each width, and how large the largest share of a row is, on average:");
   std::vector<std::vector<std::string>> rows;
   for (const std::int64_t width : {4, 16, 64, 256}) {
     const Tensor products = random_products(width);
@@ -103,8 +102,8 @@ void scaling(Page& page) {
   page.picture(
       drawing::table(page.style(), {"d", "spread of <q, k>", "largest share", "largest share, divided"}, rows));
   page.text(
-      "Divided by sqrt(d), the scores have spread 1 whatever d is, and the head starts its training undecided. It may "
-      "still become decided: it only has to learn longer queries and keys.");
+      "Divided by sqrt(d), the scores have spread 1 whatever d is, and the head starts its training undecided. It "
+      "may still become decided: it only has to learn longer queries and keys.");
 }
 
 struct Example {
@@ -116,10 +115,9 @@ void all_at_once(Page& page) {
   page.step("All tokens at once");
   page.text(
       "Every token asks. Put the queries as rows into a matrix q (T, d), the keys into k (S, d): then q times k "
-      "transposed holds all scores, (T, S), and the whole of attention is two matrix products with a softmax between. "
-      "One such attention, with queries, keys and values of its own, is called a head. Models run several side by "
-      "side: "
-      "one may look for who was tired, another for the verb.\n\n"
+      "transposed holds all scores, (T, S), and the whole of attention is two matrix products with a softmax "
+      "between. One such attention, with queries, keys and values of its own, is called a head. Models run several "
+      "side by side: one may look for who was tired, another for the verb.\n\n"
       "This is it, from the library. The leading extents G and N are groups that do the same work side by side:");
   page.code("nn/composed_attention.cpp", "Var attend(");
   const Example e;
@@ -138,10 +136,10 @@ void causal_mask(Page& page) {
   const Tensor allowed = past(8), shares = softmax(scores_of(e.q, e.k), allowed).value;
   page.picture(drawing::heat_map(page.style(), shares, {.low = 0, .row_label = "query", .numbers = true}));
   page.text(
-      "The mask acts before the softmax: the shares that are left add up to 1. The first query has no choice and gives "
-      "all to itself. And the zeros are zeros. Many programs write a large negative number into the score instead, "
-      "and rely on exp() of it being 0; this library keeps a mask of true and false, so that no number can leak. Let "
-      "us change the last key and value completely, and compare the outputs bit by bit:");
+      "The mask acts before the softmax: the shares that are left add up to 1. The first query has no choice and "
+      "gives all to itself. And the zeros are zeros. Many programs write a large negative number into the score "
+      "instead, and rely on exp() of it being 0; this library keeps a mask of true and false, so that no number can "
+      "leak. Let us change the last key and value completely, and compare the outputs bit by bit:");
   Example changed = e;
   for (std::int64_t c = 0; c < 4; ++c) changed.k.span<double>()[7 * 4 + c] = 100;
   for (std::int64_t c = 0; c < 2; ++c) changed.v.span<double>()[7 * 2 + c] = -1e6;
@@ -200,8 +198,8 @@ void bill(Page& page) {
   page.text(
       "Multiply by 8 heads, by the layers, by the sequences of a batch. A short story has 65536 characters, a novel "
       "ten times that. A program can avoid holding all scores at once, but not computing them. Yet look at the heat "
-      "maps above: most shares are next to nothing. The Sinkhorn transformer asks which keys are worth a score at all. "
-      "That is what the next five lessons are about.");
+      "maps above: most shares are next to nothing. The Sinkhorn transformer asks which keys are worth a score at "
+      "all. That is what the next five lessons are about.");
 }
 
 }  // namespace
@@ -241,8 +239,8 @@ Quiz quiz(Rng rng) {
           product / std::sqrt(double(width)), "the dot product over the square root of the width"),
       Question::about_number(
           fmt::format(
-              "There are two keys, ({}, {}, {}, {}) and (0, 0, 0, 0). The query is ({}, {}, {}, {}). What share "
-              "does the first key get?",
+              "There are two keys, ({}, {}, {}, {}) and (0, 0, 0, 0). The query is ({}, {}, {}, {}). What share does "
+              "the first key get?",
               b[0], b[1], b[2], b[3], a[0], a[1], a[2], a[3]),
           softmax(scores_of(q, k)).value.to_vector()[0],
           "the score is <q, k> / sqrt(4), the other score is 0; then softmax of the two"),

@@ -57,8 +57,8 @@ void buckets(Page& page) {
   page.step("Near is likely");
   page.text(
       "The last lesson ended with a bill: T queries times T keys. But what a token needs is mostly near. The next "
-      "letter depends on the letters of this word, the next word on this sentence. So cut the sequence into buckets of "
-      "b tokens, and let a token look at its own bucket and the ones beside it. In this and the next lessons our "
+      "letter depends on the letters of this word, the next word on this sentence. So cut the sequence into buckets "
+      "of b tokens, and let a token look at its own bucket and the ones beside it. In this and the next lessons our "
       "sequence is a text of {} characters, cut into buckets of 4:",
       kText.size());
   std::vector<std::vector<std::string>> rows;
@@ -85,14 +85,13 @@ void patterns(Page& page) {
   page.text(
       "A causal local head sees the bucket before its own, and its own up to the query itself. Let us not believe "
       "this, but look. Two tricks make the real attention show its shares: a query of zeros has the same score with "
-      "every key, so all keys it may see get equal shares; and if the values are the rows of an identity matrix, then "
-      "the output of query t is the row of its shares. This is the library's attention, buckets of 4:");
+      "every key, so all keys it may see get equal shares; and if the values are the rows of an identity matrix, "
+      "then the output of query t is the row of its shares. This is the library's attention, buckets of 4:");
   const Tensor causal = equal_shares(16, 4, true);
   page.picture(drawing::heat_map(page.style(), causal, {.low = 0, .high = 0.25, .row_label = "query, columns: keys"}));
   page.text(
       "Stairs: at each new bucket the oldest bucket falls out of sight. How many keys a query sees depends on its "
-      "place "
-      "in the bucket:");
+      "place in the bucket:");
   std::vector<std::pair<std::string, double>> counts;
   for (const std::int64_t t : {0, 3, 4, 7, 8, 11, 12, 15})
     counts.emplace_back(fmt::format("query {:2}", t), double(seen_by(causal, t)));
@@ -117,14 +116,14 @@ struct Example {
 void edges(Page& page) {
   page.step("Laid side by side");
   page.text(
-      "To use matrix products, each bucket's keys are copied together: pad the list of buckets with a bucket of zeros "
-      "on both ends, and put slices of it side by side. The library says it in four lines (around: with zeros "
+      "To use matrix products, each bucket's keys are copied together: pad the list of buckets with a bucket of "
+      "zeros on both ends, and put slices of it side by side. The library says it in four lines (around: with zeros "
       "around):");
   page.code("nn/composed_attention.cpp", "auto neighbours = [&]");
   page.text(
       "So the first bucket gets a neighbour of zeros, and zeros are dangerous. A key of zeros has score 0 with every "
-      "query. That is not \"nothing\": it is a middling score. Look at query 1 of the first bucket, causal. Slots 0 to "
-      "3 are the zeros, 4 to 7 the real bucket:");
+      "query. That is not \"nothing\": it is a middling score. Look at query 1 of the first bucket, causal. Slots 0 "
+      "to 3 are the zeros, 4 to 7 the real bucket:");
   const Example e;
   const Tensor q = e.q.slice(1, 2), keys = pad(Var(e.k.slice(0, 4)), 0, 4, 0).value;
   const Var scores = scale(matmul(q, keys, false, true), 1 / std::sqrt(2.0));
@@ -154,9 +153,9 @@ void bills(Page& page) {
 
   page.step("What it cannot do");
   page.text(
-      "Far is out of sight. In the next layer a token sees neighbours that have seen their neighbours, so information "
-      "does travel, one bucket a layer. Multiplying the share matrices of two layers gives what reaches whom after "
-      "both. Causal, 64 tokens in buckets of 8: how many tokens can have influenced the last one?");
+      "Far is out of sight. In the next layer a token sees neighbours that have seen their neighbours, so "
+      "information does travel, one bucket a layer. Multiplying the share matrices of two layers gives what reaches "
+      "whom after both. Causal, 64 tokens in buckets of 8: how many tokens can have influenced the last one?");
   const Tensor step = equal_shares(64, 8, true);
   Tensor reach = step;
   std::vector<std::pair<std::string, double>> counts;
@@ -184,8 +183,8 @@ void walk(Page& page) {
       "Write neighbours, visible and local_attention. The file as it stands lays out zeros, lets everything be seen, "
       "and returns the values.\n\n"
       "The checks use several lengths and bucket sizes, buckets of one token, and a single bucket, causal and both "
-      "ways. They compare with the library's ops, and with what the local heads of its fused attention really see and "
-      "give.");
+      "ways. They compare with the library's ops, and with what the local heads of its fused attention really see "
+      "and give.");
 }
 
 Quiz quiz(Rng rng) {
@@ -216,8 +215,8 @@ Quiz quiz(Rng rng) {
           double(much) / double(2 * size), "T / 2b"),
       Question::about_number(
           fmt::format(
-              "A causal model has only local heads. How many layers does it take until a token of bucket {} can "
-              "hear from bucket 0?",
+              "A causal model has only local heads. How many layers does it take until a token of bucket {} can hear "
+              "from bucket 0?",
               from),
           double(from), "one bucket a layer", 0),
       Question::with_choices(

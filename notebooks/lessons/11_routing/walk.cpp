@@ -42,16 +42,16 @@ void summaries(Page& page) {
   page.step("A bucket chooses a bucket");
   page.text(
       "Local heads see near, and nothing else. Other heads shall look far: bucket u picks the one or two buckets of "
-      "the whole sequence that it wants to see, and its tokens attend to those. Not every token for itself: that would "
-      "be T times T again. One choice a bucket, N buckets, so N times N scores, and N is T / b.\n\n"
+      "the whole sequence that it wants to see, and its tokens attend to those. Not every token for itself: that "
+      "would be T times T again. One choice a bucket, N buckets, so N times N scores, and N is T / b.\n\n"
       "This is called routing. In our text of 4 buckets, bucket 3, \"kets\", may want bucket 2, \" buc\", and not "
       "\"sort\".");
 
   page.step("A bucket in few numbers");
   page.text(
       "To compare buckets, each one is summarised: the mean of its queries says what it wants, the mean of its keys "
-      "says what it has. Here are 16 random tokens, whose keys were given a direction by bucket. These are the keys of "
-      "bucket 1, and the library's summaries of all four buckets:");
+      "says what it has. Here are 16 random tokens, whose keys were given a direction by bucket. These are the keys "
+      "of bucket 1, and the library's summaries of all four buckets:");
   const Example e;
   page.values("keys of tokens 4 .. 7", e.k.slice(4, 8), 3);
   page.values("bucket summaries of the keys", Example::summary(e.k), 3);
@@ -76,10 +76,9 @@ void summaries(Page& page) {
 void no_slope(Page& page) {
   page.step("A choice has no slope");
   page.text(
-      "To attend to all buckets with a share each would cost what we wanted to save. So take the largest score alone: "
-      "an index, and everything else is left unread. But how shall a model learn to choose? Take a row of three "
-      "scores, "
-      "(s, 0.3, -0.5), and let s go from -2 to 2. Is bucket 0 picked?");
+      "To attend to all buckets with a share each would cost what we wanted to save. So take the largest score "
+      "alone: an index, and everything else is left unread. But how shall a model learn to choose? Take a row of "
+      "three scores, (s, 0.3, -0.5), and let s go from -2 to 2. Is bucket 0 picked?");
   std::vector<double> picked, weight;
   for (int i = 0; i <= 60; ++i) {
     const TopK chosen = top_k(row({-2 + 4 * i / 60.0, 0.3, -0.5}), 1, 1);
@@ -89,22 +88,21 @@ void no_slope(Page& page) {
   page.picture(drawing::curve(page.style(), picked, 3));
   page.text(
       "A step. Its slope is 0 on both sides, and there is none at the jump: no gradient will ever say \"more\" or "
-      "\"less\". Therefore the library hands out a weight with each pick: the share that softmax gives to the one that "
-      "was picked.");
+      "\"less\". Therefore the library hands out a weight with each pick: the share that softmax gives to the one "
+      "that was picked.");
   page.picture(drawing::curve(page.style(), weight, 8));
   page.text(
       "This has a slope. The chosen bucket's keys and values are multiplied with the weight, so the loss depends on "
-      "it, "
-      "and through it on the scores. Left of the dip bucket 1 is picked, and loses weight as s grows; right of it, "
-      "bucket 0 gains.");
+      "it, and through it on the scores. Left of the dip bucket 1 is picked, and loses weight as s grows; right of "
+      "it, bucket 0 gains.");
 }
 
 void top_k_step(Page& page) {
   page.step("The differentiable top-k");
   page.text(
-      "For n picks, do it n times: pick the largest, weigh it against those that are left, leave it out. Of equals the "
-      "lowest column wins, so that every run and every machine chooses alike. Four logits, three picks, temperature "
-      "1:");
+      "For n picks, do it n times: pick the largest, weigh it against those that are left, leave it out. Of equals "
+      "the lowest column wins, so that every run and every machine chooses alike. Four logits, three picks, "
+      "temperature 1:");
   const Tensor logits = row({1, 2, 0, 2});
   page.values("logits", logits);
   const TopK three = top_k(logits, 3, 1);
@@ -135,8 +133,7 @@ void gather_step(Page& page) {
   page.step("A row with one entry is no matrix product");
   page.text(
       "Papers write routing as a matrix product: R x, where row u of R has the weight in the column that was picked, "
-      "and "
-      "zeros elsewhere. For the four buckets above that is");
+      "and zeros elsewhere. For the four buckets above that is");
   const Example e;
   const TopK chosen = top_k(e.scores(), 1, 0.75);
   const Tensor weights = chosen.weights.value.reshape({1, 4, 1}), picks = chosen.picks.reshape({1, 4, 1});
@@ -148,8 +145,8 @@ void gather_step(Page& page) {
                                            matmul(dense, x.reshape({1, 4, 8})).value);
   page.text(
       "Multiplied out, almost all products are with 0. Copying the picked bucket, times its weight, is the same: the "
-      "largest difference between both, on our keys, is {}. And it is cheap. Multiply-adds for buckets of 64 tokens of "
-      "width 64, two picks each:",
+      "largest difference between both, on our keys, is {}. And it is cheap. Multiply-adds for buckets of 64 tokens "
+      "of width 64, two picks each:",
       drawing::number(difference));
   std::vector<std::vector<std::string>> rows;
   for (const double buckets : {16.0, 256.0, 4096.0}) {
@@ -175,9 +172,9 @@ void gather_step(Page& page) {
   page.values("dx", flow.of(leaf_x).reshape({3, 2}));
   page.values("dweights", flow.of(leaf_w).reshape({2, 1}));
   page.text(
-      "dx of bucket 1 is 0.5 (10, 20) + 2 (1, 3). This is called scatter-add, and it is to gather what the transposed "
-      "matrix is to a matrix. A dweight is the dot product of dy and the bucket: it is large if more of just this "
-      "content is wanted. That number is all that a sort net ever learns from.");
+      "dx of bucket 1 is 0.5 (10, 20) + 2 (1, 3). This is called scatter-add, and it is to gather what the "
+      "transposed matrix is to a matrix. A dweight is the dot product of dy and the bucket: it is large if more of "
+      "just this content is wanted. That number is all that a sort net ever learns from.");
 }
 
 }  // namespace
@@ -227,14 +224,14 @@ Quiz quiz(Rng rng) {
           share * (1 - share) / heat, "p (1 - p) / temperature"),
       Question::about_number(
           fmt::format(
-              "A bucket of one number was picked twice, with weights {} and {}. The gradients of the two copies "
-              "are {} and {}. What is the gradient of the bucket?",
+              "A bucket of one number was picked twice, with weights {} and {}. The gradients of the two copies are "
+              "{} and {}. What is the gradient of the bucket?",
               w0, w1, d0, d1),
           w0 * d0 + w1 * d1, "both add up, each times its weight"),
       Question::about_number(
           fmt::format(
-              "There are {} buckets. How many times more multiplications does the dense matrix product need than "
-              "the gather?",
+              "There are {} buckets. How many times more multiplications does the dense matrix product need than the "
+              "gather?",
               buckets),
           double(buckets), "each row of the matrix has one entry that is not 0, and a column for every bucket", 0),
       Question::with_choices(

@@ -39,32 +39,30 @@ void permutations(Page& page) {
   page.step("Everybody gets a place");
   page.text(
       "With top-k each bucket picks for itself. Two may pick the same, and some bucket may be picked by nobody. To "
-      "sort "
-      "is something else: every bucket moves to one place, and every place gets one bucket. As a matrix, rows are "
-      "places and columns are buckets:");
+      "sort is something else: every bucket moves to one place, and every place gets one bucket. As a matrix, rows "
+      "are places and columns are buckets:");
   Tensor permutation = Tensor::zeros({4, 4}, DType::f64);
   for (const std::int64_t at : {0 * 4 + 2, 1 * 4 + 0, 2 * 4 + 3, 3 * 4 + 1}) permutation.span<double>()[at] = 1;
   page.picture(drawing::heat_map(page.style(), permutation, {.row_label = "place, columns: bucket", .numbers = true}));
   page.text(
       "A permutation matrix: one 1 in each row and in each column. It is as hard as an argmax, and has no slope "
-      "either. Its soft relative is called doubly stochastic: entries from 0 to 1, and every row and every column adds "
-      "up to 1. Like this one, made by the library from random scores:");
+      "either. Its soft relative is called doubly stochastic: entries from 0 to 1, and every row and every column "
+      "adds up to 1. Like this one, made by the library from random scores:");
   const Tensor soft = soft_permutation(normal(Rng(10), {4, 4}, 0, 2, DType::f64), 50);
   page.picture(drawing::heat_map(page.style(), soft,
                                  {.low = 0, .high = 1, .row_label = "place, columns: bucket", .numbers = true}));
   page.picture("  sums of the rows:     " + sums(soft, 1) + "\n  sums of the columns:  " + sums(soft, 0));
   page.text(
-      "Read a row as a recipe: how much of each bucket goes to this place. Softmax makes rows that add up to 1. How do "
-      "we get the columns, too?");
+      "Read a row as a recipe: how much of each bucket goes to this place. Softmax makes rows that add up to 1. How "
+      "do we get the columns, too?");
 }
 
 void turns(Page& page) {
   page.step("By turns");
   page.text(
       "Divide each row by its sum. Now the rows are right and the columns wrong. Divide each column by its sum. Now "
-      "the "
-      "columns are right, and the rows wrong again, but less than before. Go on. Richard Sinkhorn proved in 1964 that "
-      "a matrix of positive entries always gets there: the steps come nearer and nearer to a doubly stochastic "
+      "the columns are right, and the rows wrong again, but less than before. Go on. Richard Sinkhorn proved in 1964 "
+      "that a matrix of positive entries always gets there: the steps come nearer and nearer to a doubly stochastic "
       "matrix.");
   Var x = square(3, {1, 2, 3, 4, 1, 1, 1, 1, 6});
   std::vector<std::vector<std::string>> rows{{"at first", sums(x.value, 1), sums(x.value, 0)}};
@@ -82,10 +80,10 @@ void turns(Page& page) {
 void logarithms(Page& page) {
   page.step("In logarithms");
   page.text(
-      "A model has scores, which may be negative; positive numbers are exp(score). Scores are divided by a temperature "
-      "before, so they may be large, and exp(score) overflows. You know the cure from the lesson on softmax: stay with "
-      "the logarithms. Dividing by a sum becomes subtracting the logarithm of the sum, and that is log-sum-exp. The "
-      "whole algorithm, said with ops of the library:");
+      "A model has scores, which may be negative; positive numbers are exp(score). Scores are divided by a "
+      "temperature before, so they may be large, and exp(score) overflows. You know the cure from the lesson on "
+      "softmax: stay with the logarithms. Dividing by a sum becomes subtracting the logarithm of the sum, and that "
+      "is log-sum-exp. The whole algorithm, said with ops of the library:");
   page.code("autograd/ops/sinkhorn.cpp", "Var composed_sinkhorn(");
   page.text("With scores of some hundreds nothing breaks:");
   const Tensor far = square(3, {700, -300, 690, 100, 110, 120, -800, -790, 640});
@@ -99,19 +97,16 @@ void logarithms(Page& page) {
 void convergence(Page& page) {
   page.step("How fast");
   page.text(
-      "After each iteration the columns are exact, so the error is in the rows: the largest |sum - 1|. Here it is for "
-      "a "
-      "random 8 x 8 matrix, scores from N(0, 1), as its logarithm to base 10, over 20 iterations:");
+      "After each iteration the columns are exact, so the error is in the rows: the largest |sum - 1|. Here it is "
+      "for a random 8 x 8 matrix, scores from N(0, 1), as its logarithm to base 10, over 20 iterations:");
   const Tensor x = normal(Rng(11), {8, 8}, 0, 1, DType::f64);
   std::vector<double> logarithm;
   for (std::int64_t i = 1; i <= 20; ++i) logarithm.push_back(std::log10(row_error(soft_permutation(x, i))));
   page.picture(drawing::curve(page.style(), logarithm, 9));
   page.text(
       "A straight line, until rounding ends it at 1e-16: each iteration divides the error by the same factor, here "
-      "about {:.1f}. How large it is "
-      "depends "
-      "on how far the scores lie apart. Dividing them by a small temperature makes the result harder, nearer to a "
-      "permutation, and the way there longer:",
+      "about {:.1f}. How large it is depends on how far the scores lie apart. Dividing them by a small temperature "
+      "makes the result harder, nearer to a permutation, and the way there longer:",
       std::pow(10, logarithm[9] - logarithm[10]));
   std::vector<std::vector<std::string>> rows;
   for (const double temperature : {2.0, 1.0, 0.5, 0.25, 0.1}) {
@@ -123,8 +118,9 @@ void convergence(Page& page) {
   page.picture(drawing::table(
       page.style(), {"temperature", "error after 5", "error after 20", "largest entry of a row, mean"}, rows));
   page.text(
-      "The model makes 5 iterations. It ends with the columns: every bucket is handed out exactly once in all, while a "
-      "place may get a little more or less than a whole one. That is good enough, and the gradient knows about it.\n\n"
+      "The model makes 5 iterations. It ends with the columns: every bucket is handed out exactly once in all, while "
+      "a place may get a little more or less than a whole one. That is good enough, and the gradient knows about "
+      "it.\n\n"
       "A sum over a column mixes all rows, those of later places too. So a causal model, which must not look ahead, "
       "cannot use Sinkhorn normalisation, and always routes by top-k.");
 }
@@ -142,8 +138,8 @@ void potentials(Page& page) {
   page.values("row 1 minus row 0", sub(taken.slice(1, 2), taken.slice(0, 1)).value);
   page.text(
       "f and g are called potentials. The library's kernel computes nothing else, and keeps for backward I (N + M) "
-      "numbers instead of 2 I matrices. (Rows of a 3 x 4 matrix cannot add up to 1 if the columns do: 4 columns "
-      "make 4 in all, so each row goes to 4 / 3.)");
+      "numbers instead of 2 I matrices. (Rows of a 3 x 4 matrix cannot add up to 1 if the columns do: 4 columns make "
+      "4 in all, so each row goes to 4 / 3.)");
   page.code("autograd/cpu/sinkhorn.cpp", "void row_potentials(const");
 }
 
@@ -154,9 +150,8 @@ void backward(Page& page) {
       "exp(Z') is the softmax of the line, the derivative of log-sum-exp is that softmax, and so\n\n"
       "  dZ_a = dZ'_a - exp(Z'_a) sum_b dZ'_b\n\n"
       "Backward does this 2 I times, last step first: columns, rows, columns, rows. May one not save the effort, and "
-      "treat all but the last iteration as constants? This is the gradient of the first entry of a 4 x 4 matrix after "
-      "5 "
-      "iterations, and what the last iteration alone would say:");
+      "treat all but the last iteration as constants? This is the gradient of the first entry of a 4 x 4 matrix "
+      "after 5 iterations, and what the last iteration alone would say:");
   const Tensor x = normal(Rng(13), {4, 4}, 0, 1.5, DType::f64);
   Tensor first = Tensor::zeros({4, 4}, DType::f64);
   first.span<double>()[0] = 1;
@@ -170,8 +165,8 @@ void backward(Page& page) {
   page.picture(drawing::heat_map(page.style(), last, {.row_label = "the last one alone", .numbers = true}));
   page.text(
       "Off by {:.0f} % of the largest entry. The true gradient knows that more in one place is less in another, all "
-      "over the matrix. There is a pattern in it: its rows add up to 0, always, and its columns do nearly, the better "
-      "the more iterations there are:",
+      "over the matrix. There is a pattern in it: its rows add up to 0, always, and its columns do nearly, the "
+      "better the more iterations there are:",
       100 * relative_error(last, whole));
   std::vector<std::vector<std::string>> rows;
   for (const std::int64_t iterations : {1, 2, 5, 20, 50}) {
@@ -182,8 +177,8 @@ void backward(Page& page) {
   }
   page.picture(drawing::table(page.style(), {"iterations", "largest |sum| of a row of dx", "of a column"}, rows));
   page.text(
-      "A number added to a whole row is taken off by the first step, so it changes nothing at all. A number added to a "
-      "column is forgotten step by step.");
+      "A number added to a whole row is taken off by the first step, so it changes nothing at all. A number added to "
+      "a column is forgotten step by step.");
 }
 
 }  // namespace
@@ -199,8 +194,8 @@ void walk(Page& page) {
   page.step("Your turn");
   page.text(
       "Write normalise and normalise_backward. The file as it stands normalises the rows once, and overflows.\n\n"
-      "The checks use square matrices and others, 1 to 20 iterations, and scores up to 900 in size. They compare with "
-      "the library's op, and your gradient with differences of your own normalise.");
+      "The checks use square matrices and others, 1 to 20 iterations, and scores up to 900 in size. They compare "
+      "with the library's op, and your gradient with differences of your own normalise.");
 }
 
 Quiz quiz(Rng rng) {
@@ -220,8 +215,8 @@ Quiz quiz(Rng rng) {
           a / (a + b), "the entry over the sum of its row"),
       Question::about_number(
           fmt::format(
-              "The same rows, ({}, {}) and ({}, {}): first the rows are divided by their sums, then the columns "
-              "by theirs. What is the first entry now?",
+              "The same rows, ({}, {}) and ({}, {}): first the rows are divided by their sums, then the columns by "
+              "theirs. What is the first entry now?",
               a, b, c, d),
           soft_permutation(log(Var(x)).value, 1).to_vector()[0],
           "one iteration: a/(a+b), over the sum of what became of the first column"),

@@ -55,9 +55,9 @@ std::string beside(const std::vector<std::string>& pictures) {
 void by_chance(Page& page) {
   page.step("Choose by chance");
   page.text(
-      "A model that always takes what it thinks best never learns what the others would have brought. So let it choose "
-      "by chance, but not blindly: what has the larger score shall come more often, with just the shares of softmax. "
-      "Four scores:");
+      "A model that always takes what it thinks best never learns what the others would have brought. So let it "
+      "choose by chance, but not blindly: what has the larger score shall come more often, with just the shares of "
+      "softmax. Four scores:");
   const std::vector<double> share = softmax(Var(scores())).value.to_vector();
   page.values("scores", scores());
   page.values("shares", softmax(Var(scores())).value);
@@ -76,15 +76,15 @@ void by_chance(Page& page) {
                     fmt::format("{:.4f}", bell[j])});
   page.picture(drawing::table(page.style(), {"column", "softmax", "Gumbel noise", "normal noise"}, rows));
   page.text(
-      "The last column shows that not any noise will do: normal noise of the same spread misses the shares. What is so "
-      "special about Gumbel's?");
+      "The last column shows that not any noise will do: normal noise of the same spread misses the shares. What is "
+      "so special about Gumbel's?");
 }
 
 void noise(Page& page) {
   page.step("What Gumbel noise is");
   page.text(
-      "Take a number U, uniform between 0 and 1, and two logarithms:\n\n  G = -log(-log U)\n\nThe numbers used "
-      "above by size, in percent. It leans to the right: large values are rare, but they come.");
+      "Take a number U, uniform between 0 and 1, and two logarithms:\n\n  G = -log(-log U)\n\nThe numbers used above "
+      "by size, in percent. It leans to the right: large values are rare, but they come.");
   const Tensor g = gumbel_draws();
   std::vector<std::pair<std::string, double>> bins;
   for (int bin = -2; bin < 7; ++bin) bins.emplace_back(fmt::format("{:2} .. {:2}", bin, bin + 1), 0);
@@ -104,12 +104,12 @@ void noise(Page& page) {
 void race(Page& page) {
   page.step("Why it works: a race");
   page.text(
-      "-log U is how long one waits for a bus that comes at any moment with the same chance, once a minute on average. "
-      "Divide by a rate r, and it is the wait for a bus that comes r times a minute. Now let several lines serve one "
-      "stop. The chance that the first bus is of line j is\n\n  r_j / (r_0 + r_1 + ...)\n\n"
+      "-log U is how long one waits for a bus that comes at any moment with the same chance, once a minute on "
+      "average. Divide by a rate r, and it is the wait for a bus that comes r times a minute. Now let several lines "
+      "serve one stop. The chance that the first bus is of line j is\n\n  r_j / (r_0 + r_1 + ...)\n\n"
       "With r_j = exp(score_j) this is softmax: whose wait is shortest is a fair draw. And the shortest wait is the "
-      "largest score plus noise, as one sees by taking the logarithm, which keeps the order, and a minus, which turns "
-      "it round:\n\n"
+      "largest score plus noise, as one sees by taking the logarithm, which keeps the order, and a minus, which "
+      "turns it round:\n\n"
       "  wait_j = -log(U_j) / exp(score_j)\n"
       "  -log(wait_j) = score_j - log(-log U_j) = score_j + G_j\n\n"
       "One draw in full, and who wins either way:");
@@ -135,9 +135,9 @@ void race(Page& page) {
 void ends(Page& page) {
   page.step("Both ends");
   page.text(
-      "The computer's random numbers are words of 32 bits, 0 to 4294967295. Divided by 2^32 they lie between 0 and 1, "
-      "but one of them is 0, and in f32 the last ones are rounded to 1. Both are fatal: log 0 is minus infinity. The "
-      "library takes 23 bits, adds a half, and divides by 2^23:");
+      "The computer's random numbers are words of 32 bits, 0 to 4294967295. Divided by 2^32 they lie between 0 and "
+      "1, but one of them is 0, and in f32 the last ones are rounded to 1. Both are fatal: log 0 is minus infinity. "
+      "The library takes 23 bits, adds a half, and divides by 2^23:");
   page.code("autograd/rng.h", "static constexpr T to_uniform(");
   std::vector<std::vector<std::string>> rows;
   for (const std::uint32_t word : {0u, 512u, 0x80000000u, 0xFFFFFFFFu}) {
@@ -158,8 +158,8 @@ void ends(Page& page) {
 void temperature(Page& page) {
   page.step("From hard to soft");
   page.text(
-      "The largest sum is an index, and an index has no slope. The old remedy helps again: softmax in the place of the "
-      "argmax. A temperature t says how hard:\n\n  y = softmax((score + G) / t)\n\n"
+      "The largest sum is an index, and an index has no slope. The old remedy helps again: softmax in the place of "
+      "the argmax. A temperature t says how hard:\n\n  y = softmax((score + G) / t)\n\n"
       "One draw of the noise, five temperatures:");
   const Tensor g = gumbel(Rng(16), {1, 4}, DType::f64);
   page.values("scores + G", add(scores(), g).value, 3);
@@ -199,8 +199,8 @@ void gumbel_sinkhorn(Page& page) {
   page.step("Gumbel-Sinkhorn");
   page.text(
       "The same noise on a matrix of scores, and Sinkhorn normalisation in the place of softmax: a random soft "
-      "permutation. The scores are those of a sort net, after the logarithm; N buckets may go to N places. Here for 5 "
-      "buckets without noise, and with three draws, temperature 0.25:");
+      "permutation. The scores are those of a sort net, after the logarithm; N buckets may go to N places. Here for "
+      "5 buckets without noise, and with three draws, temperature 0.25:");
   const Tensor x = normal(Rng(18), {5, 5}, 0, 1, DType::f64);
   auto sorted = [&](const Var& with, const std::string& title) {
     return drawing::heat_map(page.style(), sinkhorn(scale(with, 4), {}, 20).value,
@@ -215,10 +215,10 @@ void gumbel_sinkhorn(Page& page) {
       "scores allow. This is how the library makes it:");
   page.code("nn/sort_net.cpp", "Var SortNet::sorting_matrix(");
   page.text(
-      "scope.split(2).gumbel() returns noise in training only: a model that is used must not roll dice about where to "
-      "look, or it would answer differently each time. One caveat: with softmax the draws follow the shares exactly. "
-      "For permutations nobody can compute the shares, there are N! of them; Gumbel-Sinkhorn comes close to a fair "
-      "draw, and that is enough to learn.");
+      "scope.split(2).gumbel() returns noise in training only: a model that is used must not roll dice about where "
+      "to look, or it would answer differently each time. One caveat: with softmax the draws follow the shares "
+      "exactly. For permutations nobody can compute the shares, there are N! of them; Gumbel-Sinkhorn comes close to "
+      "a fair draw, and that is enough to learn.");
 }
 
 }  // namespace
@@ -233,10 +233,11 @@ void walk(Page& page) {
 
   page.step("Your turn");
   page.text(
-      "Write gumbel, gumbel_noise, sample, relaxed and relaxed_backward. The file as it stands is infinite at word 0, "
-      "gives all elements the same noise, and always draws column 0.\n\n"
-      "The checks try both ends, compare your noise with the library's, count 20000 draws against softmax with a wide "
-      "margin, and compare your gradients, that of the temperature too, with the tape and with numeric differences.");
+      "Write gumbel, gumbel_noise, sample, relaxed and relaxed_backward. The file as it stands is infinite at word "
+      "0, gives all elements the same noise, and always draws column 0.\n\n"
+      "The checks try both ends, compare your noise with the library's, count 20000 draws against softmax with a "
+      "wide margin, and compare your gradients, that of the temperature too, with the tape and with numeric "
+      "differences.");
 }
 
 Quiz quiz(Rng rng) {

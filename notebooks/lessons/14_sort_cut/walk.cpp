@@ -52,9 +52,9 @@ std::string text_of(const Shape& shape) {
 void sorted_attention(Page& page) {
   page.step("Sinkhorn attention");
   page.text(
-      "You have all the pieces: buckets, a sort net's scores, and Sinkhorn normalisation, which makes a sorting matrix "
-      "R of them. Row u of R says which bucket comes to place u. The queries of bucket u then see what came to their "
-      "place, and their own bucket. For our text, with a hard sorting:");
+      "You have all the pieces: buckets, a sort net's scores, and Sinkhorn normalisation, which makes a sorting "
+      "matrix R of them. Row u of R says which bucket comes to place u. The queries of bucket u then see what came "
+      "to their place, and their own bucket. For our text, with a hard sorting:");
   const Tensor order = permutation({2, 0, 3, 1});
   std::vector<std::vector<std::string>> rows;
   for (std::size_t u = 0; u < 4; ++u) {
@@ -66,8 +66,7 @@ void sorted_attention(Page& page) {
   page.picture(drawing::table(page.style(), {"place", "own bucket", "what comes to it"}, rows));
   page.text(
       "And what the library's attention sees with it, by the two tricks of the lesson on buckets (queries of zeros, "
-      "the "
-      "identity as values):");
+      "the identity as values):");
   page.picture(drawing::heat_map(page.style(), equal_shares(order, 16, 4, 4, false),
                                  {.low = 0, .high = 0.25, .row_label = "query, columns: tokens"}));
   page.text("Each query sees 8 tokens of 16: its own bucket on the diagonal, and one far bucket.");
@@ -76,9 +75,8 @@ void sorted_attention(Page& page) {
 void blends(Page& page) {
   page.step("A blend of buckets");
   page.text(
-      "A real sorting matrix is soft. Then no bucket comes alone: place u gets a blend, R[u, v] of each bucket v. Slot "
-      "i "
-      "of the blend is made of the slots i of all buckets. Three buckets of two tokens, width 1:");
+      "A real sorting matrix is soft. Then no bucket comes alone: place u gets a blend, R[u, v] of each bucket v. "
+      "Slot i of the blend is made of the slots i of all buckets. Three buckets of two tokens, width 1:");
   const Tensor matrix = sinkhorn(normal(Rng(21), {3, 3}, 0, 2, DType::f64), {}, 5).value;
   Tensor tokens({3, 2}, DType::f64);
   for (std::int64_t bucket = 0; bucket < 3; ++bucket)
@@ -89,13 +87,13 @@ void blends(Page& page) {
                                  {.low = 0, .high = 1, .row_label = "place, columns: bucket", .numbers = true}));
   page.values("blends, one a row", matmul(matrix, tokens).value);
   page.text(
-      "A matrix product, and so it has a gradient by R: that is how the sort net learns, with no top-k and no weights. "
-      "Keys are blended by R, and values by the same R, for the key must lie on what it describes:");
+      "A matrix product, and so it has a gradient by R: that is how the sort net learns, with no top-k and no "
+      "weights. Keys are blended by R, and values by the same R, for the key must lie on what it describes:");
   page.code("nn/composed_attention.cpp", "auto blended = [&](const Var& x)");
   page.text(
-      "The published package that this library follows had a slip here: where it sorts without cutting, it handed out "
-      "sorted keys in the place of the sorted values. It ran, its loss fell, and for years nobody saw it. The exercise "
-      "has a check for that.");
+      "The published package that this library follows had a slip here: where it sorts without cutting, it handed "
+      "out sorted keys in the place of the sorted values. It ran, its loss fell, and for years nobody saw it. The "
+      "exercise has a check for that.");
 }
 
 void cut(Page& page) {
@@ -113,12 +111,12 @@ void cut(Page& page) {
   const Tensor two = equal_shares(order.slice(0, 2), 16, 4, 4, true);
   page.text(
       "Stripes: bucket 2 came first, bucket 0 second. The diagonal is each query's own bucket, which comes after the "
-      "sorted blocks, always. Where the two meet, a token is seen twice, once as sorted and once as own: query 8 gives "
-      "token 8 a share of {}, and token 0 half of it.",
+      "sorted blocks, always. Where the two meet, a token is seen twice, once as sorted and once as own: query 8 "
+      "gives token 8 a share of {}, and token 0 half of it.",
       drawing::number(two.span<double>()[8 * 16 + 8]));
   page.text(
-      "Buckets of keys may have another size than those of queries. Queries in buckets of 4, keys in buckets of 2, the "
-      "first 2 of 8 blocks, here \"{}\" and \"{}\":",
+      "Buckets of keys may have another size than those of queries. Queries in buckets of 4, keys in buckets of 2, "
+      "the first 2 of 8 blocks, here \"{}\" and \"{}\":",
       kText.substr(2 * 0, 2), kText.substr(2 * 7, 2));
   page.picture(drawing::heat_map(page.style(),
                                  equal_shares(permutation({0, 7, 1, 2, 3, 4, 5, 6}).slice(0, 2), 16, 4, 2, true),
@@ -128,11 +126,10 @@ void cut(Page& page) {
 void model(Page& page) {
   page.step("Two ways in the model");
   page.text(
-      "The library knows two ways to find the first k. With Gumbel-Sinkhorn it makes the whole N x M matrix, as in the "
-      "last lesson, and keeps k rows. With top-k it asks just once: one mean over all queries of the sequence, "
-      "compared "
-      "with the keys' buckets, and the k best are picked. This is the real sort net, on 16 random tokens, 2 heads, "
-      "n_sortcut 2:");
+      "The library knows two ways to find the first k. With Gumbel-Sinkhorn it makes the whole N x M matrix, as in "
+      "the last lesson, and keeps k rows. With top-k it asks just once: one mean over all queries of the sequence, "
+      "compared with the keys' buckets, and the k best are picked. This is the real sort net, on 16 random tokens, 2 "
+      "heads, n_sortcut 2:");
   const Tensor q = normal(Rng(22), {1, 16, 2, 3}, 0, 1, DType::f64),
                kv = normal(Rng(23), {1, 16, 2, 2, 3}, 0, 1, DType::f64);
   const SortNet net;
@@ -166,16 +163,15 @@ void model(Page& page) {
     page.picture(drawing::wrap(page.style(), refusal.what()));
   }
   page.text(
-      "A mean over all queries knows the future, and a block that all share would show late tokens to early ones. For "
-      "cross-attention, where a model reads another, finished text, SortCut is open to causal models as well.");
+      "A mean over all queries knows the future, and a block that all share would show late tokens to early ones. "
+      "For cross-attention, where a model reads another, finished text, SortCut is open to causal models as well.");
 }
 
 void training(Page& page) {
   page.step("Who tells the rows that were cut off?");
   page.text(
       "Only k rows are read. Does the rest learn anything? Four buckets, k = 1. Below are the gradients of a random "
-      "loss "
-      "by the sorting matrix, and by the scores it was made of:");
+      "loss by the sorting matrix, and by the scores it was made of:");
   const Tensor q = normal(Rng(24), {1, 8, 1, 3}, 0, 1, DType::f64),
                kv = normal(Rng(25), {1, 8, 2, 1, 3}, 0, 1, DType::f64);
   const Tape tape = Tape::record();
@@ -194,8 +190,8 @@ void training(Page& page) {
   page.picture(
       drawing::heat_map(page.style(), dscores.reshape({4, 4}), {.row_label = "by the scores", .numbers = true}));
   page.text(
-      "The matrix hears in its first row alone. The scores hear in all of them, because each column adds up to 1: who "
-      "comes to the front leaves the back. Without Sinkhorn's columns the other rows would never move.");
+      "The matrix hears in its first row alone. The scores hear in all of them, because each column adds up to 1: "
+      "who comes to the front leaves the back. Without Sinkhorn's columns the other rows would never move.");
 }
 
 void bill(Page& page) {
@@ -214,9 +210,9 @@ void bill(Page& page) {
       drawing::table(page.style(), {"T", "all", "local", "sorted", "SortCut", "copied: sorted", "SortCut"}, rows));
   page.text(
       "So SortCut computes as many scores as sorted attention. What it saves is the copies: {} tokens, whatever the "
-      "length. (The published paper lets queries see the cut alone, without their own bucket: then scores are T k c.) "
-      "It also leaves out all that is not good for everyone. Use it for reading, classifying, and for the context of a "
-      "decoder.",
+      "length. (The published paper lets queries see the cut alone, without their own bucket: then scores are T k "
+      "c.) It also leaves out all that is not good for everyone. Use it for reading, classifying, and for the "
+      "context of a decoder.",
       2 * 64);
 }
 
@@ -234,9 +230,9 @@ void walk(Page& page) {
   page.text(
       "Write sorted_blocks, its gradient, and sort_cut_attention. The file as it stands takes the first buckets "
       "unsorted, sends no gradient, and returns the values.\n\n"
-      "The checks use one block and several, buckets of keys that are smaller or larger than those of queries, and a k "
-      "beyond the number of rows; the rows of the sorting matrix do not add up to 1. They compare with the library's "
-      "blended attention, with the tape, and with numeric differences.");
+      "The checks use one block and several, buckets of keys that are smaller or larger than those of queries, and a "
+      "k beyond the number of rows; the rows of the sorting matrix do not add up to 1. They compare with the "
+      "library's blended attention, with the tape, and with numeric differences.");
 }
 
 Quiz quiz(Rng rng) {

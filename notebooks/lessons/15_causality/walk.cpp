@@ -138,30 +138,28 @@ void walk(Page& page) {
   page.step("Row t knows tokens 0 .. t");
   page.text(
       "A language model reads a text once and makes a prediction at every position: row t of its output is its guess "
-      "at token t + 1. All rows are trained at the same time. That is only fair if row t was computed from tokens 0 .. "
-      "t alone. Such a model is called causal.");
+      "at token t + 1. All rows are trained at the same time. That is only fair if row t was computed from tokens 0 "
+      ".. t alone. Such a model is called causal.");
   const SinkhornTransformerLM model(small_model(2), Rng(1), DType::f64);
   const Tensor real = influence_on_logits(model);
   page.text(
       "Here is a real one: 2 layers, {} tokens in buckets of {}. Token s (column) was replaced by another one, and "
-      "each "
-      "cell of row t says how far the outputs at t moved, as a power of ten. An empty cell did not move:",
+      "each cell of row t says how far the outputs at t moved, as a power of ten. An empty cell did not move:",
       kLength, kBucket);
   page.picture(drawing::heat_map(page.style(), powers_of_ten(real),
                                  {.low = -5, .high = 0, .row_label = "output t", .column_label = "changed token s"}));
   page.text(
-      "Cells above the diagonal that moved: {}. Not little: not at all, in no bit. A plain attention layer gets there "
-      "with one triangular mask. Ours chooses among buckets, and a choice can betray the future in more ways than one. "
-      "This lesson closes the doors, one after the other.",
+      "Cells above the diagonal that moved: {}. Not little: not at all, in no bit. A plain attention layer gets "
+      "there with one triangular mask. Ours chooses among buckets, and a choice can betray the future in more ways "
+      "than one. This lesson closes the doors, one after the other.",
       above_the_diagonal(real));
 
   page.step("A triangle over buckets");
   page.text(
       "In lesson 11 every bucket of queries chose buckets of keys. Which may it choose? Not a later one. And not its "
-      "own "
-      "either: the chosen block is seen whole by all queries of the bucket, so its first query would see its last key. "
-      "(Its own bucket is attended to separately, under the usual triangle.) What remains are the buckets strictly "
-      "before. The library's table of what bucket u (row) may choose:");
+      "own either: the chosen block is seen whole by all queries of the bucket, so its first query would see its "
+      "last key. (Its own bucket is attended to separately, under the usual triangle.) What remains are the buckets "
+      "strictly before. The library's table of what bucket u (row) may choose:");
   const Tensor open = causal_choices(1, 1, kBuckets, kBucket, 1, {}).reshape({kBuckets, 1 + kBuckets});
   std::vector<std::vector<std::string>> rows;
   for (std::int64_t u = 0; u < kBuckets; ++u) {
@@ -172,19 +170,16 @@ void walk(Page& page) {
   }
   page.picture(drawing::table(page.style(), {"", "null", "0", "1", "2", "3"}, rows));
   page.text(
-      "A mask that asks `j <= u` instead of `j < u` looks like every triangle you have seen, and leaks. The weight of "
-      "a "
-      "choice must respect the table, too: it is a softmax over the scores, and a sum that runs over closed columns "
-      "knows them. So closed scores become minus infinity before anything is computed from them.");
+      "A mask that asks `j <= u` instead of `j < u` looks like every triangle you have seen, and leaks. The weight "
+      "of a choice must respect the table, too: it is a softmax over the scores, and a sum that runs over closed "
+      "columns knows them. So closed scores become minus infinity before anything is computed from them.");
 
   page.step("Null buckets");
   page.text(
       "The first row of that table has one \"yes\": bucket 0 has nothing before it. So the sequence gets n more "
-      "buckets in "
-      "front, the null buckets, n being the number of blocks a bucket chooses. One learned key and one learned value "
-      "per "
-      "head stand in all of their slots; their score is always 0. Here is what two heads with random queries chose "
-      "(n = 1):");
+      "buckets in front, the null buckets, n being the number of blocks a bucket chooses. One learned key and one "
+      "learned value per head stand in all of their slots; their score is always 0. Here is what two heads with "
+      "random queries chose (n = 1):");
   const TwoHeads two(Rng(4));
   const Routing routing = two.routing();
   std::vector<std::vector<std::string>> picks;
@@ -199,20 +194,17 @@ void walk(Page& page) {
   }
   page.picture(drawing::table(page.style(), {"", "head 0 chose", "weight", "head 1 chose", "weight"}, picks));
   page.text(
-      "Null buckets do three things. Bucket 0 always has something to choose, so every bucket makes n choices however "
-      "short the text is: a model that made fewer on short texts would give a beginning other outputs than the same "
-      "beginning of a longer text. A bucket may decline: if all scores are below 0, the null wins. And what it sees "
-      "then "
-      "is learned.");
+      "Null buckets do three things. Bucket 0 always has something to choose, so every bucket makes n choices "
+      "however short the text is: a model that made fewer on short texts would give a beginning other outputs than "
+      "the same beginning of a longer text. A bucket may decline: if all scores are below 0, the null wins. And what "
+      "it sees then is learned.");
 
   page.step("A question must not know its own bucket");
   page.text(
       "What does a bucket ask with? Looking both ways, it was the mean of its queries. But a choice made with the "
       "bucket's last query is used by its first one. So a causal bucket asks with what is known at its first token: "
-      "the "
-      "mean of all queries up to there. Change the last query of bucket 1 (token 7) and see how far the first number "
-      "of "
-      "each bucket's question moves:");
+      "the mean of all queries up to there. Change the last query of bucket 1 (token 7) and see how far the first "
+      "number of each bucket's question moves:");
   const auto questions = [&](const Tensor& q, Summary kind) {
     return slice(bucket_summary(q, kind, kBucket, 0), 1, 0, 1).value.reshape({kBuckets, 4});
   };
@@ -229,27 +221,24 @@ void walk(Page& page) {
   }
   page.picture(drawing::table(page.style(), {"", "mean of the bucket", "mean up to its first token"}, moves));
   page.text(
-      "With the mean of the bucket, tokens 4 to 6 would look where token 7 wanted to look. Keys have no such trouble: "
-      "a "
-      "bucket that may be chosen is complete, so all of its tokens lie in the past. The sort net's scores are these, "
-      "with a 0 for each null:");
+      "With the mean of the bucket, tokens 4 to 6 would look where token 7 wanted to look. Keys have no such "
+      "trouble: a bucket that may be chosen is complete, so all of its tokens lie in the past. The sort net's scores "
+      "are these, with a 0 for each null:");
   page.code("nn/sort_net.cpp", "const Var queries = summary(Summary::mean_at_first");
   page.code("nn/sort_net.cpp",
             "const Var real = scale(matmul(queries, keys, false, true), 1 / std::sqrt(double(s[3])));");
 
   page.step("Rotation: every head has its seams elsewhere");
   page.text(
-      "The triangles cost something. Tokens 4, 8 and 12 are the first of their buckets. Of its own bucket such a token "
-      "sees "
-      "itself alone, and the token right before it only if that one's bucket happens to be chosen. Here is where head "
-      "0 "
-      "really looks; the value of token s was changed, and a dark cell in row t means output t moved:");
+      "The triangles cost something. Tokens 4, 8 and 12 are the first of their buckets. Of its own bucket such a "
+      "token sees itself alone, and the token right before it only if that one's bucket happens to be chosen. Here "
+      "is where head 0 really looks; the value of token s was changed, and a dark cell in row t means output t moved:");
   const Tensor plain = influence(kLength, [&](std::int64_t s) { return two.output(0, s); });
   const Tensor turned = influence(kLength, [&](std::int64_t s) { return two.output(1, s); });
   page.picture(drawing::heat_map(page.style(), moved_at_all(plain), {.low = 0, .high = 1, .row_label = "output t"}));
   page.text(
-      "So the second half of the heads sees the sequence rotated to the left by b - 1 = {}. Slot 0 of its first bucket "
-      "holds token {}, and its seams lie one token earlier than those of head 0:",
+      "So the second half of the heads sees the sequence rotated to the left by b - 1 = {}. Slot 0 of its first "
+      "bucket holds token {}, and its seams lie one token earlier than those of head 0:",
       kBucket - 1, kBucket - 1);
   page.picture(drawing::heat_map(page.style(), moved_at_all(turned), {.low = 0, .high = 1, .row_label = "output t"}));
   page.text(
@@ -272,9 +261,8 @@ void walk(Page& page) {
 
   page.step("How a leak shows");
   page.text(
-      "Let us open one door on purpose: every bucket chooses itself. Nothing crashes, no shape changes. The influence "
-      "on "
-      "the outputs of a model with one layer:");
+      "Let us open one door on purpose: every bucket chooses itself. Nothing crashes, no shape changes. The "
+      "influence on the outputs of a model with one layer:");
   SinkhornTransformerLM sound(small_model(1), Rng(2)), leaky(small_model(1), Rng(2));
   leaky.stack().use_attention_twin(choose_yourself);
   const Tensor leak = influence_on_logits(leaky);
@@ -292,22 +280,18 @@ void walk(Page& page) {
   page.picture(drawing::curve(page.style(), cheating, 6));
   page.text(
       "A loss below what is possible is the mark of a leak, and it always looks like success. Believe it last. "
-      "`sinkhorn "
-      "train` warns when a loss falls below what is known to be possible; `sinkhorn leak-check` changes later tokens "
-      "and "
-      "compares every head's earlier outputs bit for bit; and `sinkhorn leak-check --plant no-wrap-mask` shows what it "
-      "says to the mistake of the last step.");
+      "`sinkhorn train` warns when a loss falls below what is known to be possible; `sinkhorn leak-check` changes "
+      "later tokens and compares every head's earlier outputs bit for bit; and `sinkhorn leak-check --plant "
+      "no-wrap-mask` shows what it says to the mistake of the last step.");
 
   page.step("Your turn");
   page.text(
-      "exercise.cpp is the whole rule of this lesson in plain loops: scores, triangle with the null block, choice and "
-      "weight, own bucket, rotation for half of the heads. Five mistakes are planted in it. Mend them.\n\n"
+      "exercise.cpp is the whole rule of this lesson in plain loops: scores, triangle with the null block, choice "
+      "and weight, own bucket, rotation for half of the heads. Five mistakes are planted in it. Mend them.\n\n"
       "The checks change everything behind each position in turn, by a little and by a thousand, and compare the "
-      "outputs "
-      "before it bit for bit. They change single rows to see that all that is allowed still has its influence, so "
-      "hiding "
-      "everything does not help. And they compare with the library, for one head and several, for buckets of 1 to 4. "
-      "Each failure names a head, a row and what moved it.");
+      "outputs before it bit for bit. They change single rows to see that all that is allowed still has its "
+      "influence, so hiding everything does not help. And they compare with the library, for one head and several, "
+      "for buckets of 1 to 4. Each failure names a head, a row and what moved it.");
 }
 
 Quiz quiz(Rng rng) {

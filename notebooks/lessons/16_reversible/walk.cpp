@@ -77,8 +77,8 @@ void walk(Page& page) {
       "({:.0f} KiB a layer are its weights, which matmuls refer to and which exist anyway. The rest is activations.)",
       kib(weights));
   page.text(
-      "An activation is needed twice, long after each other, and kept in between. Could we not throw it away, and get "
-      "it back when it is needed? From the layer's output, if layers could be run backwards.");
+      "An activation is needed twice, long after each other, and kept in between. Could we not throw it away, and "
+      "get it back when it is needed? From the layer's output, if layers could be run backwards.");
 
   page.step("A layer that can be run backwards");
   page.text(
@@ -93,22 +93,20 @@ void walk(Page& page) {
       "  x1 = y1 - f(x2) = {:.4f} - sin({:.4f}) = {:.4f}",
       x1, x2, x1, x2, y1, x2, y1, y2, y2, y1, y2 - y1 * y1, y1, y2 - y1 * y1, y1 - std::sin(y2 - y1 * y1));
   page.text(
-      "Neither sin nor square was inverted. They were computed again, from the same argument, and taken away. So f can "
-      "be a whole attention layer and g a whole feed-forward. At the start both halves are given the same x; at the "
-      "end "
-      "they are added.");
+      "Neither sin nor square was inverted. They were computed again, from the same argument, and taken away. So f "
+      "can be a whole attention layer and g a whole feed-forward. At the start both halves are given the same x; at "
+      "the end they are added.");
 
   page.step("Gradients on the way back");
   page.text(
-      "Backward arrives at a block with y1, y2 and their gradients dy1, dy2. It undoes g first, then f. Each function "
-      "is "
-      "run again, this time on a small tape of its own, which serves for both: its value gives back the input, and its "
-      "backward gives the gradient. y1 is read twice, by the output and by g, so two gradients meet in it:\n\n"
+      "Backward arrives at a block with y1, y2 and their gradients dy1, dy2. It undoes g first, then f. Each "
+      "function is run again, this time on a small tape of its own, which serves for both: its value gives back the "
+      "input, and its backward gives the gradient. y1 is read twice, by the output and by g, so two gradients meet "
+      "in it:\n\n"
       "  x2 = y2 - g(y1)     d1 = dy1 + (dy2 through g)\n"
       "  x1 = y1 - f(x2)     d2 = dy2 + (d1 through f)\n\n"
       "d1 and d2 are the gradients of x1 and x2. After each function its small tape is gone. The library does it in "
-      "one "
-      "helper:");
+      "one helper:");
   page.code("autograd/ops/reversible.cpp", "auto undo = [&](Tensor& y, const Tensor& from");
   page.code("autograd/ops/reversible.cpp", "for (std::size_t i = blocks.size(); i-- > 0;) {");
 
@@ -131,16 +129,14 @@ void walk(Page& page) {
   page.picture(drawing::bars(page.style(), both));
   page.text(
       "The price: every function runs once more. Forward costs about a third of a training step, so a step takes a "
-      "third "
-      "longer. While one function is undone its own activations are alive, so what is needed at most is one function's "
-      "worth, whatever the depth.");
+      "third longer. While one function is undone its own activations are alive, so what is needed at most is one "
+      "function's worth, whatever the depth.");
 
   page.step("Rounding");
   page.text(
-      "Is y2 - g(y1) really x2? In real numbers, yes. In floating point x2 + g(y1) was rounded, and taking g(y1) away "
-      "again rounds once more. Here is how far the rebuilt input lies from the true one, as a share of its length, "
-      "after "
-      "blocks of tanh(x W) were run forwards and back:");
+      "Is y2 - g(y1) really x2? In real numbers, yes. In floating point x2 + g(y1) was rounded, and taking g(y1) "
+      "away again rounds once more. Here is how far the rebuilt input lies from the true one, as a share of its "
+      "length, after blocks of tanh(x W) were run forwards and back:");
   std::vector<std::vector<std::string>> errors;
   for (const std::size_t depth : {1, 2, 4, 8, 16, 32})
     errors.push_back({std::to_string(depth), drawing::number(error_of_inversion(depth, DType::f64), 2),
@@ -148,27 +144,26 @@ void walk(Page& page) {
                       drawing::number(error_of_inversion(depth, DType::bf16), 2)});
   page.picture(drawing::table(page.style(), {"blocks", "f64", "f32", "bf16"}, errors));
   page.text(
-      "f32 is good enough for any depth one would train. bf16, with 8 bits, is not: its errors grow to the size of the "
-      "numbers. So a reversible model keeps its two streams in f32, even where the functions compute in bf16.");
+      "f32 is good enough for any depth one would train. bf16, with 8 bits, is not: its errors grow to the size of "
+      "the numbers. So a reversible model keeps its two streams in f32, even where the functions compute in bf16.");
 
   page.step("The same, bit for bit, or not at all");
   page.text(
       "Undoing works because a function gives the same result when it is run again. Two things could spoil that. "
-      "Random "
-      "numbers: dropout must drop the same elements again. Lesson 17 shows how that is had for nothing. And choices: a "
-      "sort net picks buckets by comparing scores, and a score that moves in its last bit can turn a comparison round. "
-      "Then another bucket would be taken away than was added. So the first run writes its picks down, and the second "
-      "reads them instead of choosing:");
+      "Random numbers: dropout must drop the same elements again. Lesson 17 shows how that is had for nothing. And "
+      "choices: a sort net picks buckets by comparing scores, and a score that moves in its last bit can turn a "
+      "comparison round. Then another bucket would be taken away than was added. So the first run writes its picks "
+      "down, and the second reads them instead of choosing:");
   page.code("autograd/ops/reversible.h", "class Choices {");
 
   page.step("Your turn");
   page.text(
-      "Write forward, inverse and backward of one block, then a chain. A branch is a function with one weight; you run "
-      "it on no tape to get its value, and on a small tape of your own to get its gradients too. Blocks may share a "
-      "weight: its gradients add up.\n\n"
-      "The checks compare everything with one plain tape, with numeric differences and with the library's chain. They "
-      "count how often each branch runs, and measure the bytes alive at once: thirty blocks may hold no more than "
-      "three.");
+      "Write forward, inverse and backward of one block, then a chain. A branch is a function with one weight; you "
+      "run it on no tape to get its value, and on a small tape of your own to get its gradients too. Blocks may "
+      "share a weight: its gradients add up.\n\n"
+      "The checks compare everything with one plain tape, with numeric differences and with the library's chain. "
+      "They count how often each branch runs, and measure the bytes alive at once: thirty blocks may hold no more "
+      "than three.");
 }
 
 Quiz quiz(Rng rng) {

@@ -70,15 +70,14 @@ void walk(Page& page) {
   page.text("The same seed, but the second half is drawn first, as another thread may happen to do:");
   page.picture(drawing::values(page.style(), drawn_with_state(true)));
   page.text(
-      "All eight have changed. With such a generator the result depends on the number of threads, on how a sequence is "
-      "cut into chunks, and on everything that was drawn before. A reversible layer (lesson 16) that runs again draws "
-      "other numbers, unless the state was saved and put back.");
+      "All eight have changed. With such a generator the result depends on the number of threads, on how a sequence "
+      "is cut into chunks, and on everything that was drawn before. A reversible layer (lesson 16) that runs again "
+      "draws other numbers, unless the state was saved and put back.");
 
   page.step("A number for every question");
   page.text(
       "Now the other way: a random number is the answer to a question, and the same question always gets the same "
-      "answer. "
-      "The question has three parts:\n\n"
+      "answer. The question has three parts:\n\n"
       "  key     which stream: this layer's dropout, that sort net's noise\n"
       "  step    which step of training\n"
       "  index   which element of the tensor\n\n"
@@ -90,23 +89,22 @@ void walk(Page& page) {
   page.step("Philox");
   page.text(
       "What remains is to find a function whose answers look random although the questions are 0, 1, 2, 3 ... Philox "
-      "(Salmon and others, 2011) takes a counter of four 32-bit words and a key of two. A round multiplies two of the "
-      "words by large odd constants and mixes the high halves of the 64-bit products with the other words and the "
-      "key:");
+      "(Salmon and others, 2011) takes a counter of four 32-bit words and a key of two. A round multiplies two of "
+      "the words by large odd constants and mixes the high halves of the 64-bit products with the other words and "
+      "the key:");
   page.code("autograd/rng.h", "SINKHORN_HD constexpr Word4 philox");
   page.text(
-      "No part of a product is lost, so a round can be undone: different counters give different results, always. How "
-      "well does it stir? Take two counters that differ in their last bit, and count how many of the 128 bits of the "
-      "results differ. Half of them, 64, is what chance would give. After so many rounds:");
+      "No part of a product is lost, so a round can be undone: different counters give different results, always. "
+      "How well does it stir? Take two counters that differ in their last bit, and count how many of the 128 bits of "
+      "the results differ. Half of them, 64, is what chance would give. After so many rounds:");
   std::vector<std::pair<std::string, double>> stirred;
   for (const int rounds : {0, 1, 2, 3, 4, 6, 10})
     stirred.emplace_back(std::to_string(rounds) + (rounds == 1 ? " round" : " rounds"),
                          std::round(flipped_bits(rounds) * 10) / 10);
   page.picture(drawing::bars(page.style(), stirred));
   page.text(
-      "A few rounds stir; the others are a margin of safety against subtler patterns. One call gives four words. Word "
-      "i "
-      "of a stream is word i % 4 of block i / 4:");
+      "A few rounds stir; the others are a margin of safety against subtler patterns. One call gives four words. "
+      "Word i of a stream is word i % 4 of block i / 4:");
   const RandomBits bits{7, 0};
   std::vector<std::vector<std::string>> words;
   for (const std::uint64_t i : {0, 1, 2, 3, 4, 5})
@@ -118,8 +116,7 @@ void walk(Page& page) {
   page.text(
       "A model needs many streams, and they must not overlap. Each part of it gets a key of its own, made from its "
       "parent's key and a tag. A model's key, its layers' keys, and those of the attention (0) and the feed-forward "
-      "(1) "
-      "in them:");
+      "(1) in them:");
   std::string tree = fmt::format("  model            {:016x}\n", Rng(7).key());
   for (std::uint32_t layer = 1; layer <= 2; ++layer) {
     const Rng rng = Rng(7).split(layer);
@@ -130,18 +127,17 @@ void walk(Page& page) {
   page.picture(tree);
   page.code("autograd/rng.h", "Rng split(std::uint32_t tag) const");
   page.text(
-      "The key is random words, from the same function. Look at the counter: its last word is 1. The words of a stream "
-      "have 0 there. So the words of a key are never words that its parent draws. And since the key is fixed, the "
-      "step is a word in memory that the trainer counts up: forward and recomputation of one step see the same value, "
-      "and the next step sees fresh noise.");
+      "The key is random words, from the same function. Look at the counter: its last word is 1. The words of a "
+      "stream have 0 there. So the words of a key are never words that its parent draws. And since the key is fixed, "
+      "the step is a word in memory that the trainer counts up: forward and recomputation of one step see the same "
+      "value, and the next step sees fresh noise.");
 
   page.step("Strictly between 0 and 1");
   page.text(
       "A word becomes a number between 0 and 1. Gumbel noise (lesson 13) is -log(-log u), so neither end may be "
-      "reached: "
-      "u = 0 makes the inner logarithm that of 0, u = 1 the outer one. The obvious formula with a half in it looks "
-      "safe, (w + 0.5) / 2^32. In "
-      "f32 it is not: there are 24 bits for a number, and the largest words round up.");
+      "reached: u = 0 makes the inner logarithm that of 0, u = 1 the outer one. The obvious formula with a half in "
+      "it looks safe, (w + 0.5) / 2^32. In f32 it is not: there are 24 bits for a number, and the largest words "
+      "round up.");
   std::vector<std::vector<std::string>> table;
   for (const std::uint32_t w : {0U, 1U << 31, ~0U - 128, ~0U - 127, ~0U}) {
     const float naive = naive_uniform(w), ours = RandomBits::to_uniform<float>(w);
@@ -153,10 +149,8 @@ void walk(Page& page) {
   for (std::uint32_t w = ~0U - 4095; w != 0; ++w) bad += naive_uniform(w) == 1;
   page.text(
       "Of the 2^32 words, {} give 1: one in {:.0f} million. A sort net of 8 heads and 256 buckets asks for half a "
-      "million "
-      "Gumbel numbers in a step, so infinity arrives after some {:.0f} steps, and takes the whole row with it. Ours "
-      "drops "
-      "9 bits, and 23 bits and a half fit exactly:",
+      "million Gumbel numbers in a step, so infinity arrives after some {:.0f} steps, and takes the whole row with "
+      "it. Ours drops 9 bits, and 23 bits and a half fit exactly:",
       bad, 4294967296.0 / double(bad) / 1e6, 4294967296.0 / double(bad) / (8 * 256 * 256));
   page.code("autograd/rng.h", "static constexpr T to_uniform(std::uint32_t word)");
   page.text("The smallest such number is {:.3g}, the largest 1 - {:.3g}; the noise lies between {:.4g} and {:.4g}.",
@@ -165,9 +159,9 @@ void walk(Page& page) {
 
   page.step("Dropout without a mask");
   page.text(
-      "Dropout sets each element to 0 with probability p in training, and divides the others by 1 - p, so that the sum "
-      "stays what it was on average. A network cannot rely on any one element then. Backward must know which elements "
-      "were dropped, and is usually handed a stored mask. Ours asks again:");
+      "Dropout sets each element to 0 with probability p in training, and divides the others by 1 - p, so that the "
+      "sum stays what it was on average. A network cannot rely on any one element then. Backward must know which "
+      "elements were dropped, and is usually handed a stored mask. Ours asks again:");
   page.code("autograd/cpu/elementwise.cpp", "void Dropout<T>::forward");
   page.text(
       "(A word >> 9 compared with a threshold is the uniform number compared with p.) Backward is the same function, "
@@ -190,12 +184,9 @@ void walk(Page& page) {
   page.step("Your turn");
   page.text(
       "Write philox, a word of a stream, the key of a part, the uniform number, and dropout forwards and backwards. "
-      "The "
-      "checks know three answers of the reference implementation, Random123, and compare everything else with the "
-      "library "
-      "bit for bit: words beyond 2^34, the largest words as uniform numbers, and dropout cut into random pieces that "
-      "are "
-      "computed from the last to the first.");
+      "The checks know three answers of the reference implementation, Random123, and compare everything else with "
+      "the library bit for bit: words beyond 2^34, the largest words as uniform numbers, and dropout cut into random "
+      "pieces that are computed from the last to the first.");
 }
 
 Quiz quiz(Rng rng) {
@@ -224,8 +215,8 @@ Quiz quiz(Rng rng) {
           double(first + local), "its number in the whole tensor, or pieces would all drop alike", 0),
       Question::about_number(
           fmt::format(
-              "Our uniform number drops the lower 9 bits of a word: ((w >> 9) + 0.5) / 2^23. What is it for w = {} "
-              "x 2^24?",
+              "Our uniform number drops the lower 9 bits of a word: ((w >> 9) + 0.5) / 2^23. What is it for w = {} x "
+              "2^24?",
               word),
           double(RandomBits::to_uniform<float>(word << 24)), "w >> 9 is the first factor times 2^15"),
       Question::with_choices(

@@ -91,11 +91,10 @@ void walk(Page& page) {
   page.step("Slices of a sequence");
   const Tensor x = sequence();
   page.text(
-      "A feed-forward layer widens each token to four times its width, and narrows it again. Every token is treated by "
-      "itself, so nobody needs the wide ones all at once. With ff_chunks the sequence is cut into slices, and one "
-      "slice "
-      "is computed after the other. The most KiB of tensors alive at once, for {} tokens of width {}, counted by the "
-      "memory pool of the library while the layer runs:",
+      "A feed-forward layer widens each token to four times its width, and narrows it again. Every token is treated "
+      "by itself, so nobody needs the wide ones all at once. With ff_chunks the sequence is cut into slices, and one "
+      "slice is computed after the other. The most KiB of tensors alive at once, for {} tokens of width {}, counted "
+      "by the memory pool of the library while the layer runs:",
       kLength, kDim);
   std::vector<std::pair<std::string, double>> peaks;
   std::vector<Tensor> results;
@@ -108,17 +107,15 @@ void walk(Page& page) {
   }
   page.picture(drawing::bars(page.style(), peaks));
   page.text(
-      "Halved and halved again, until what is left is the output itself ({} KiB, twice: as slices, and put together). "
-      "The "
-      "results of 1 slice and of 16 differ by {:.2g} at most.",
+      "Halved and halved again, until what is left is the output itself ({} KiB, twice: as slices, and put "
+      "together). The results of 1 slice and of 16 differ by {:.2g} at most.",
       kib(results[0].bytes()), largest_difference(results.front(), results.back()));
 
   page.step("What a tape does to it");
   page.text(
       "That was inference. In training, backward needs what is inside, so the tape keeps it (lesson 2), in however "
-      "many "
-      "slices it was computed. KiB of widened tokens that GELU, the function between widening and narrowing, keeps for "
-      "backward:");
+      "many slices it was computed. KiB of widened tokens that GELU, the function between widening and narrowing, "
+      "keeps for backward:");
   std::vector<std::pair<std::string, double>> kept;
   for (const std::int64_t chunks : {1, 16}) {
     const FeedForward layer = feed_forward(chunks);
@@ -129,15 +126,14 @@ void walk(Page& page) {
   page.picture(drawing::bars(page.style(), kept));
   page.text(
       "Slicing saves nothing there. It helps where nothing is kept: in generation, in evaluation, and in the forward "
-      "pass "
-      "of reversible layers (lesson 16). To save memory in backward, too, one has to keep less and compute again. For "
-      "attention that is worth most, because its scores are many.");
+      "pass of reversible layers (lesson 16). To save memory in backward, too, one has to keep less and compute "
+      "again. For attention that is worth most, because its scores are many.");
 
   page.step("Scores nobody needs to see");
   page.text(
-      "Attention in small ops makes scores, shares of them, and a sum weighted by the shares. Each query meets 64 keys "
-      "here, so scores outgrow everything else. The fused op goes from one bucket of queries to the next, and has the "
-      "scores of a single bucket on its desk. The most KiB of tensors alive, for 4 heads in buckets of 32:");
+      "Attention in small ops makes scores, shares of them, and a sum weighted by the shares. Each query meets 64 "
+      "keys here, so scores outgrow everything else. The fused op goes from one bucket of queries to the next, and "
+      "has the scores of a single bucket on its desk. The most KiB of tensors alive, for 4 heads in buckets of 32:");
   std::vector<std::pair<std::string, double>> attention;
   for (const std::int64_t length : {256, 512, 1024}) {
     const Attention layer(length);
@@ -148,12 +144,10 @@ void walk(Page& page) {
   page.picture(drawing::bars(page.style(), attention));
   const Attention layer(kLength);
   page.text(
-      "The scores of one bucket are 32 x 64 numbers, {} KiB, and not counted in the bars. The outputs of the two ways "
-      "differ by {:.2g} at most. But fast memory on a GPU is scarce, and a query may meet a hundred thousand keys: "
-      "then not even one row of scores fits. Can a softmax be had in pieces? It seems to need the largest score and "
-      "the "
-      "sum "
-      "of all exponentials before it can give the first share.",
+      "The scores of one bucket are 32 x 64 numbers, {} KiB, and not counted in the bars. The outputs of the two "
+      "ways differ by {:.2g} at most. But fast memory on a GPU is scarce, and a query may meet a hundred thousand "
+      "keys: then not even one row of scores fits. Can a softmax be had in pieces? It seems to need the largest "
+      "score and the sum of all exponentials before it can give the first share.",
       32 * 64 * 4 / 1024, largest_difference(layer.run(true, {}).value, layer.run(false, {}).value));
 
   page.step("A running maximum");
@@ -161,8 +155,7 @@ void walk(Page& page) {
   page.text(
       "Keep three numbers for each query: the largest score m so far, the sum s of exp(score - m), and the sum w of "
       "exp(score - m) value. All of s and w is measured in a unit that depends on m. When a chunk brings a larger "
-      "score "
-      "m', the unit changes, and both are multiplied by exp(m - m'). Six keys in three chunks:");
+      "score m', the unit changes, and both are multiplied by exp(m - m'). Six keys in three chunks:");
   std::vector<std::vector<std::string>> rows;
   std::vector<double> all_scores, all_values;
   Running running{-std::numeric_limits<double>::infinity(), 0, 0};
@@ -180,10 +173,9 @@ void walk(Page& page) {
   const double whole = matmul(Var(shares), Var(Tensor::from(all_values, {6, 1}))).value.item();
   page.text(
       "The softmax of all six scores at once, times the values, gives {}: the last w / s. In the second row nothing "
-      "was "
-      "larger than before, so the factor is 1. The third chunk made everything before it count {} as much. In the "
-      "first "
-      "row m was -inf, and exp(-inf) = 0 is right: there was nothing to rescale. (This is called online softmax.)",
+      "was larger than before, so the factor is 1. The third chunk made everything before it count {} as much. In "
+      "the first row m was -inf, and exp(-inf) = 0 is right: there was nothing to rescale. (This is called online "
+      "softmax.)",
       drawing::number(whole), rows[2][2]);
 
   page.step("Parts merge in any order");
@@ -204,22 +196,21 @@ void walk(Page& page) {
   page.picture(drawing::table(page.style(), {"", "m", "s", "w", "w / s"},
                               {row_of("keys 0 to 2", first), row_of("keys 3 to 5", second), row_of("merged", both)}));
   page.text(
-      "The log-sum-exp of a part, m + log s, does not depend on the unit. Merged, they are log(exp(L1) + exp(L2)), and "
-      "the outputs are averaged with the shares exp(L1 - L) and exp(L2 - L). Here L1 = {:.4f}, L2 = {:.4f} and L = "
-      "{:.4f}; the library says {:.4f} for all six.",
+      "The log-sum-exp of a part, m + log s, does not depend on the unit. Merged, they are log(exp(L1) + exp(L2)), "
+      "and the outputs are averaged with the shares exp(L1 - L) and exp(L2 - L). Here L1 = {:.4f}, L2 = {:.4f} and L "
+      "= {:.4f}; the library says {:.4f} for all six.",
       first.largest + std::log(first.sum), second.largest + std::log(second.sum), both.largest + std::log(both.sum),
       log_sum_exp(Var(Tensor::from(all_scores, {1, 6}))).value.item());
   page.text(
-      "One trap remains. A causal query may find a whole chunk forbidden. If it has seen nothing yet, the old maximum "
-      "is "
-      "-inf and the new one is -inf, and their difference is not a number. The factor must be 0 then, by decree. And a "
-      "forbidden score is no score: it takes no part in the maximum.");
+      "One trap remains. A causal query may find a whole chunk forbidden. If it has seen nothing yet, the old "
+      "maximum is -inf and the new one is -inf, and their difference is not a number. The factor must be 0 then, by "
+      "decree. And a forbidden score is no score: it takes no part in the maximum.");
 
   page.step("Backward with one number a query");
   page.text(
-      "The gradient of attention needs the shares again. It does not need them kept: with L, the log-sum-exp of a row, "
-      "each share is exp(score - L), computed again from q and k, one bucket at a time. That is what the fused op "
-      "does:");
+      "The gradient of attention needs the shares again. It does not need them kept: with L, the log-sum-exp of a "
+      "row, each share is exp(score - L), computed again from q and k, one bucket at a time. That is what the fused "
+      "op does:");
   page.code("autograd/cpu/bucketed_attention.cpp", "for (std::int64_t i = 0; i < b_; ++i) exponentiate(");
   page.text("KiB kept on the tape by the two ways, for {} tokens:", kLength);
   std::vector<std::pair<std::string, double>> on_tape;
@@ -236,13 +227,11 @@ void walk(Page& page) {
 
   page.step("Your turn");
   page.text(
-      "Write attention of one block of queries over chunks of keys, and merge. Chunks are handed to you one at a time, "
-      "and each is overwritten when you ask for the next. The checks use chunks of one key and of all of them, scores "
-      "in "
-      "the thousands, forbidden keys (also enormous ones), queries that see nothing at first or at all, and no chunk "
-      "whatever. They compare with softmax over everything at once, merge parts in several orders, and weigh the "
-      "memory "
-      "that is held after 200 chunks.");
+      "Write attention of one block of queries over chunks of keys, and merge. Chunks are handed to you one at a "
+      "time, and each is overwritten when you ask for the next. The checks use chunks of one key and of all of them, "
+      "scores in the thousands, forbidden keys (also enormous ones), queries that see nothing at first or at all, "
+      "and no chunk whatever. They compare with softmax over everything at once, merge parts in several orders, and "
+      "weigh the memory that is held after 200 chunks.");
 }
 
 Quiz quiz(Rng rng) {

@@ -13,6 +13,7 @@ std::vector<std::int32_t> top_slots(std::span<const Score> first, std::span<cons
   for (const Score& a : first)
     for (const Score& b : second) sums.push_back(a + b);
   std::vector<std::int32_t> slots;
+  slots.reserve(std::size_t(n));
   for (std::int32_t slot = 0; slot < std::int32_t(n); ++slot) slots.push_back(slot);
   return slots;
 }

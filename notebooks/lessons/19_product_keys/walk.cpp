@@ -52,11 +52,10 @@ void walk(Page& page) {
   constexpr std::int64_t keys = 128, half = 128;
   page.text(
       "A feed-forward layer uses all of its weights for every token. A memory does not: it has N values, each with a "
-      "key. "
-      "A token makes a query, the n keys that fit it best (by dot product) are found, and their n values are added up, "
-      "weighted. N may be huge, and still a token touches n values. But to find them, the query must be compared with "
-      "N "
-      "keys. Our default memory has N = {} x {} = {}, and a query is {} numbers wide. Multiplications for one query:",
+      "key. A token makes a query, the n keys that fit it best (by dot product) are found, and their n values are "
+      "added up, weighted. N may be huge, and still a token touches n values. But to find them, the query must be "
+      "compared with N keys. Our default memory has N = {} x {} = {}, and a query is {} numbers wide. "
+      "Multiplications for one query:",
       keys, keys, keys * keys, 2 * half);
   page.picture(drawing::bars(
       page.style(), {{"all keys", double(keys * keys * 2 * half)}, {"product keys", double(2 * keys * half)}}));
@@ -66,9 +65,8 @@ void walk(Page& page) {
   const Tensor scores = Tensor::from(std::vector<double>{2, 7, 1, 4, 3, 0, 6, 5}, {2, 4});
   page.text(
       "Cut the query in two halves, and let every key be a pair: one of sqrt(N) keys for the first half, one of "
-      "sqrt(N) "
-      "keys for the second. Slot (i, j) of the memory has the key (i of the first, j of the second), so its score is a "
-      "sum:\n\n  score(i, j) = <first half, key i> + <second half, key j>\n\n"
+      "sqrt(N) keys for the second. Slot (i, j) of the memory has the key (i of the first, j of the second), so its "
+      "score is a sum:\n\n  score(i, j) = <first half, key i> + <second half, key j>\n\n"
       "With 4 keys a half there are 16 slots. The 4 + 4 scores of some query, and all 16 sums (row i, column j):");
   page.values("scores of the two halves", scores);
   page.picture(drawing::heat_map(page.style(), all_sums(scores), {.row_label = "i", .numbers = true}));
@@ -76,19 +74,15 @@ void walk(Page& page) {
 
   page.step("Why n of each half are enough");
   page.text(
-      "Suppose slot (i, j) is among the n best, but key i is not among the n best keys of its half. Then n other keys "
-      "i' "
-      "score at least as high as i. So the n slots (i', j) all score at least as high as (i, j), and would fill the n "
-      "places without it. That is a contradiction. The same goes for j. So n x n candidates suffice: the pairs of the "
-      "n "
-      "best with the n best. (Where scores are equal, let the lower index count as the better one.)");
+      "Suppose slot (i, j) is among the n best, but key i is not among the n best keys of its half. Then n other "
+      "keys i' score at least as high as i. So the n slots (i', j) all score at least as high as (i, j), and would "
+      "fill the n places without it. That is a contradiction. The same goes for j. So n x n candidates suffice: the "
+      "pairs of the n best with the n best. (Where scores are equal, let the lower index count as the better one.)");
   page.text(
-      "One can say more. Sort both halves. A slot whose halves have the ranks a and b (from 0) is matched or beaten by "
-      "all "
-      "slots of ranks up to a and up to b: (a + 1)(b + 1) of them, itself included. If that is more than n, it is out. "
-      "Here 8 x 8 sums, ordered by rank, for n = 8. Dark: the 8 best. Light: other candidates by this rule. The rest "
-      "is "
-      "empty:");
+      "One can say more. Sort both halves. A slot whose halves have the ranks a and b (from 0) is matched or beaten "
+      "by all slots of ranks up to a and up to b: (a + 1)(b + 1) of them, itself included. If that is more than n, "
+      "it is out. Here 8 x 8 sums, ordered by rank, for n = 8. Dark: the 8 best. Light: other candidates by this "
+      "rule. The rest is empty:");
   const Tensor ranked = sorted_down(uniform(Rng(6), {2, 8}, 0, 1, DType::f64));
   Tensor map = Tensor::zeros({8, 8}, DType::f64);
   for (std::int64_t a = 0; a < 8; ++a)
@@ -106,9 +100,8 @@ void walk(Page& page) {
   const Tensor column = one_column();
   const Tensor found = best_slots(column, 4).picks;
   page.text(
-      "To get 4 slots, are not 2 x 2 candidates enough? Take these scores. The second half likes its key 0 far better "
-      "than "
-      "any other:");
+      "To get 4 slots, are not 2 x 2 candidates enough? Take these scores. The second half likes its key 0 far "
+      "better than any other:");
   page.values("scores of the two halves", column);
   page.picture(drawing::heat_map(page.style(), all_sums(column), {.row_label = "i", .numbers = true}));
   page.text(
@@ -118,10 +111,9 @@ void walk(Page& page) {
 
   page.step("Ties, and sums that round");
   page.text(
-      "Equal sums must be settled by a rule, or the CPU and the GPU would read different values. The rule is that the "
-      "lowest slot number comes first; slot (i, j) has the number i keys + j. In exact arithmetic the proof still "
-      "holds. "
-      "In f32 there is a surprise. Two scores of the first half, and one of the second, added up:");
+      "Equal sums must be settled by a rule, or the CPU and the GPU would read different values. The rule is that "
+      "the lowest slot number comes first; slot (i, j) has the number i keys + j. In exact arithmetic the proof "
+      "still holds. In f32 there is a surprise. Two scores of the first half, and one of the second, added up:");
   const float low = 0.1f, high = std::nextafter(low, 1.0f), large = 8;
   const Tensor close = Tensor::from(std::vector<float>{low, high, large, 0}, {2, 2});
   page.picture(drawing::table(page.style(), {"key i", "score", "score + 8"},
@@ -129,16 +121,15 @@ void walk(Page& page) {
                                {"1", fmt::format("{:.9f}", high), fmt::format("{:.9f}", high + large)}}));
   page.text(
       "Key 1 is better, but the sums round to the same number, and then the lower slot wins: the library picks {}. "
-      "With "
-      "n = 1 it is not among the best 1 x 1 candidates! So the library takes the candidates for the sums that are "
-      "certain, and gives the last places to the lowest slots that reach the last sum, wherever their halves rank.",
+      "With n = 1 it is not among the best 1 x 1 candidates! So the library takes the candidates for the sums that "
+      "are certain, and gives the last places to the lowest slots that reach the last sum, wherever their halves "
+      "rank.",
       slot_names(best_slots(close, 1).picks, 2));
 
   page.step("Reading the memory");
   page.text(
       "The n scores go through a softmax, and the shares weight the n values. A weighted sum of rows of a table is "
-      "called "
-      "an embedding bag. The whole layer, with several heads that share one table:");
+      "called an embedding bag. The whole layer, with several heads that share one table:");
   page.code("nn/product_key_memory.cpp", "const ProductKeys found = product_key_top_k(");
   page.code("nn/product_key_memory.cpp", "return embedding_bag(");
   const ProductKeyOptions options{.dim = 8, .heads = 2, .keys = 16, .half = 4, .topk = 4};
@@ -158,8 +149,7 @@ void walk(Page& page) {
   }
   page.text(
       "A real memory of 16 x 16 values, read by 5 tokens with 2 heads, 4 values each. After backward, {} of its 256 "
-      "rows "
-      "have a gradient (dark):",
+      "rows have a gradient (dark):",
       rows);
   page.picture(drawing::heat_map(page.style(), touched, {.low = 0, .high = 1, .row_label = "first half's key"}));
   page.text(
@@ -169,10 +159,9 @@ void walk(Page& page) {
 
   page.step("The gradient of a choice");
   page.text(
-      "Which slots are picked has no gradient: a small change of a score changes no pick. The sums of the picked slots "
-      "do. Each sum has two parts, so its gradient flows into both lists, and a key that stands in several picks "
-      "collects "
-      "from all of them:");
+      "Which slots are picked has no gradient: a small change of a score changes no pick. The sums of the picked "
+      "slots do. Each sum has two parts, so its gradient flows into both lists, and a key that stands in several "
+      "picks collects from all of them:");
   page.code("autograd/cpu/product_keys.cpp", "for (std::int64_t k = r * n; k < (r + 1) * n; ++k) {");
   const Tape small = Tape::record();
   const Var leaf = small.leaf(scores.reshape({2, 1, 4}));
@@ -184,11 +173,10 @@ void walk(Page& page) {
   page.step("Your turn");
   page.text(
       "Write the search, the weighted read, and the gradient. Scores come as objects that can be compared and added, "
-      "and "
-      "nothing else; every addition is counted, and n x n are allowed. The checks search up to a million slots, with "
-      "many "
-      "equal sums, with n = 1 and n = keys, and with the best slots all in one row or column. Scores are coarse enough "
-      "that no sum rounds. The gradients are compared with the library and with differences of your own read.");
+      "and nothing else; every addition is counted, and n x n are allowed. The checks search up to a million slots, "
+      "with many equal sums, with n = 1 and n = keys, and with the best slots all in one row or column. Scores are "
+      "coarse enough that no sum rounds. The gradients are compared with the library and with differences of your "
+      "own read.");
 }
 
 Quiz quiz(Rng rng) {

@@ -22,15 +22,13 @@ std::int64_t strided_sectors(std::int64_t stride) {
 void show_threads(Page& page) {
   page.step("A function, run by thousands");
   page.text(
-      "A CPU has a few fast cores, and a loop goes over the elements. A GPU has tens of thousands of slow threads and "
-      "no "
-      "outer loop: all of them run the same function, and each first asks who it is. Such a function is a kernel. In "
-      "this house it is a struct: its members are its arguments, its operator() is what one thread does.");
+      "A CPU has a few fast cores, and a loop goes over the elements. A GPU has tens of thousands of slow threads "
+      "and no outer loop: all of them run the same function, and each first asks who it is. Such a function is a "
+      "kernel. In this house it is a struct: its members are its arguments, its operator() is what one thread does.");
   page.code(kKernels, "struct WhoAmI");
   page.text(
       "Threads come in blocks, all of one size. 32 threads of a block that stand side by side are a warp, and a "
-      "thread's "
-      "place in its warp is its lane. Here are 2 blocks of 64 threads; each thread wrote down its own line:");
+      "thread's place in its warp is its lane. Here are 2 blocks of 64 threads; each thread wrote down its own line:");
   const Array<std::int32_t> y(std::int64_t(2 * 64 * 4));
   counted("who_am_i", 2, 64, 0, WhoAmI{y.on_device()});
   const std::vector<std::int32_t> who = y.to_host();
@@ -49,8 +47,8 @@ void show_threads(Page& page) {
 void show_map(Page& page) {
   page.step("One element a thread");
   page.text(
-      "The simplest kernel is a map: y_i = f(x_i), and no element has to do with another. Thread number block * size + "
-      "index takes the element of that number. f is the library's own GELU:");
+      "The simplest kernel is a map: y_i = f(x_i), and no element has to do with another. Thread number block * size "
+      "+ index takes the element of that number. f is the library's own GELU:");
   page.code(kKernels, "struct Gelu {");
   constexpr std::int64_t kCount = 100;
   const std::vector<float> x = random_floats(Rng(20), kCount);
@@ -61,8 +59,7 @@ void show_map(Page& page) {
   for (std::size_t i = 0; i < want.size(); ++i) largest = std::max(largest, std::abs(want[i] - out.to_host()[i]));
   page.text(
       "{} elements in blocks of 64: one block is too few, so it takes ceil({} / 64) = {}. That makes {} threads, and "
-      "{} "
-      "of them have nothing to do. The last block is ragged:",
+      "{} of them have nothing to do. The last block is ragged:",
       kCount, kCount, c.blocks, c.threads, c.threads - kCount);
   std::vector<std::pair<std::string, double>> lanes;
   lanes.reserve(4);
@@ -83,8 +80,8 @@ void show_map(Page& page) {
   page.picture(fault_lines(page.style(),
                            fault_of("gelu", 2, 64, 0, GeluWithoutGuard{short_in.on_device(), short_out.on_device()})));
   page.text(
-      "Read it from the end: the buffer has {} bytes, that is {} floats of 4. Byte {} is where element {} would begin. "
-      "Block 1 starts at element 64, and 64 + {} = {}.",
+      "Read it from the end: the buffer has {} bytes, that is {} floats of 4. Byte {} is where element {} would "
+      "begin. Block 1 starts at element 64, and 64 + {} = {}.",
       kCount * 4, kCount, kCount * 4, kCount, kCount - 64, kCount);
 }
 
@@ -103,13 +100,12 @@ void show_strides(Page& page) {
   page.step("More elements than threads");
   page.text(
       "A grid need not be as large as the data. A thread that is done goes on to another element. On a CPU one would "
-      "give each thread a stretch of its own. With 32 threads and 128 elements that looks so; memory runs from left to "
-      "right and from line to line, and a darker cell has a higher thread number:");
+      "give each thread a stretch of its own. With 32 threads and 128 elements that looks so; memory runs from left "
+      "to right and from line to line, and a darker cell has a higher thread number:");
   page.picture(drawing::heat_map(page.style(), owners(false, 128), {.low = 0, .high = 31}));
   page.text(
       "Kernels do it the other way. Thread k takes k, then k + 32, then k + 64: it goes on by the number of all "
-      "threads. "
-      "This is the grid-stride loop. It is right for any count and any grid, and the guard is its condition:");
+      "threads. This is the grid-stride loop. It is right for any count and any grid, and the guard is its condition:");
   page.picture(drawing::heat_map(page.style(), owners(true, 128), {.low = 0, .high = 31}));
   page.text(
       "Both write each element once. But at one moment, when all lanes do their first access, the first way touches "
@@ -120,20 +116,16 @@ void show_sectors(Page& page) {
   page.step("Memory comes in sectors");
   page.text(
       "The lanes of a warp run one instruction together, so a read is 32 reads at once. A GPU serves them as one "
-      "request "
-      "and fetches whole sectors of 32 bytes: 8 floats. Whatever else is in a sector comes along, wanted or not. If "
-      "lane "
-      "k reads element k * stride:");
+      "request and fetches whole sectors of 32 bytes: 8 floats. Whatever else is in a sector comes along, wanted or "
+      "not. If lane k reads element k * stride:");
   std::vector<std::pair<std::string, double>> bars;
   for (const std::int64_t stride : {1, 2, 4, 8, 16})
     bars.emplace_back(fmt::format("stride {}: sectors", stride), double(strided_sectors(stride)));
   page.picture(drawing::bars(page.style(), bars));
   page.text(
       "From stride 8 on each lane has a sector of its own: 1024 bytes move so that 128 are used. Requests that need "
-      "few "
-      "sectors are called coalesced. The same copy of 4096 floats, cut in the two ways of the step before, and a 64 x "
-      "64 "
-      "matrix copied by rows, by columns, and transposed:");
+      "few sectors are called coalesced. The same copy of 4096 floats, cut in the two ways of the step before, and a "
+      "64 x 64 matrix copied by rows, by columns, and transposed:");
   constexpr std::int64_t kSize = 64, kCount = kSize * kSize;
   const Array<float> x(random_floats(Rng(21), kCount)), y(kCount);
   const std::pair<std::string, Counters> runs[] = {
@@ -147,10 +139,9 @@ void show_sectors(Page& page) {
   page.picture(drawing::bars(page.style(), sectors));
   page.text(
       "All five make {} reads and {} writes. The first and the third move exactly what they use, {} bytes. Columns "
-      "move "
-      "{} times as much. A copy does nothing but move, so where the data are too large for the caches it takes up to "
-      "that much longer. Transposing reads rows but writes columns. Lesson 21 has the memory that helps it out of "
-      "that.",
+      "move {} times as much. A copy does nothing but move, so where the data are too large for the caches it takes "
+      "up to that much longer. Transposing reads rows but writes columns. Lesson 21 has the memory that helps it out "
+      "of that.",
       runs[0].second.global_reads.accesses, runs[0].second.global_writes.accesses, runs[0].second.sectors * 32,
       drawing::number(double(runs[3].second.sectors) / double(runs[2].second.sectors), 3));
 }
@@ -165,13 +156,10 @@ void walk(Page& page) {
 
   page.step("One warp, one instruction");
   page.text(
-      "Lanes that run together cannot part. Where some take an `if` and others do not, the warp runs both sides, with "
-      "the other lanes switched off. A ragged tail costs nothing by that: at most one warp of a map is split. An "
-      "`if` "
-      "that "
-      "halves every warp doubles the work in it. So branch by block or by warp where you can.\n\n"
-      "How the library's own maps look: one function of an index, and for_each makes the blocks, the loop and the "
-      "guard.");
+      "Lanes that run together cannot part. Where some take an `if` and others do not, the warp runs both sides, "
+      "with the other lanes switched off. A ragged tail costs nothing by that: at most one warp of a map is split. "
+      "An `if` that halves every warp doubles the work in it. So branch by block or by warp where you can.\n\nHow "
+      "the library's own maps look: one function of an index, and for_each makes the blocks, the loop and the guard.");
   page.code("cuda/elementwise.cu", "struct Affine {");
   page.text("Kernels that work on rows give each row a block. This one is the gradient of softmax from lesson 6:");
   page.code("cuda/softmax.cu", "struct SoftmaxRowsGradient");
@@ -179,11 +167,11 @@ void walk(Page& page) {
 
   page.step("Your turn");
   page.text(
-      "Write two kernels. ScaleAndAdd is y = a x + b, for any grid. GatherRows copies rows picked by index, one block "
-      "a "
-      "row, with zeros where the pick is -1. That is how routing moves buckets in the Sinkhorn transformer.\n\n"
-      "The checks run both on grids that are too small and too large, and on widths that are no multiple of anything. "
-      "They compare values, and they count: elements read and written exactly, sectors at the coalesced minimum.");
+      "Write two kernels. ScaleAndAdd is y = a x + b, for any grid. GatherRows copies rows picked by index, one "
+      "block a row, with zeros where the pick is -1. That is how routing moves buckets in the Sinkhorn "
+      "transformer.\n\nThe checks run both on grids that are too small and too large, and on widths that are no "
+      "multiple of anything. They compare values, and they count: elements read and written exactly, sectors at the "
+      "coalesced minimum.");
 }
 
 Quiz quiz(Rng rng) {
@@ -224,8 +212,8 @@ Quiz quiz(Rng rng) {
                              {"Often nothing that you see: some other tensor is wrong from then on",
                               "It ignores the write, since the thread has no element",
                               "It always stops the kernel and names the thread", "It makes the buffer longer"},
-                             "only an address that belongs to nobody is an error there; that is why the emulated grid "
-                             "checks each one"),
+                             "only an address that belongs to nobody is an error there; that is why the emulated "
+                             "grid checks each one"),
       Question::with_choices("A matrix lies row after row. Which element should lane 1 read when lane 0 reads (r, c)?",
                              {"(r, c + 1)", "(r + 1, c)", "(r, c)", "(r + 1, c + 1)"},
                              "neighbours in memory share sectors, and within a row neighbours are columns"),

@@ -84,10 +84,12 @@ void check_softmax_rows(lessons::Checks& checks, const Rows& rows, const Rng& rn
     const Counters c = lessons::counted("softmax_rows", rows.count, rows.threads, SoftmaxRows::kSharedBytes,
                                         SoftmaxRows{rows.width, in.on_device(), out.on_device()});
     checks.near(where + ": values", Tensor::from(out.to_host(), x.shape()), softmax(Var(x)).value, 2e-6);
+    // Four passes. Lanes that had no column in the last round of one pass are a request ahead in the next, so that a
+    // request may fall into two stretches: half as much again.
     spent(rows, c, 2)
         .exactly("elements written", c.global_writes.accesses, x.count())
         .at_most("elements read", c.global_reads.accesses, 3 * x.count())
-        .at_most("sectors", c.sectors, rows.count * 4 * rows.sectors())
+        .at_most("sectors", c.sectors, rows.count * 6 * rows.sectors())
         .report(checks, where + ": counts");
   });
 }

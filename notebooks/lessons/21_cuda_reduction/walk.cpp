@@ -26,10 +26,10 @@ void show_order(Page& page) {
   page.step("One number from many");
   page.text(
       "In the last lesson no thread needed another. A sum does: somewhere all elements must meet in one number. An "
-      "operation that makes one number of many is a reduction: a sum, a maximum, a norm, a softmax's denominator.\n\n"
-      "The obvious way is that every thread adds its element to one variable, atomically, so that no addition is lost. "
-      "Then the order is the order in which the threads happen to arrive. And in f32 the order matters, because every "
-      "addition rounds. Here are the same 1024 numbers in three orders:");
+      "operation that makes one number of many is a reduction: a sum, a maximum, a norm, a softmax's "
+      "denominator.\n\nThe obvious way is that every thread adds its element to one variable, atomically, so that no "
+      "addition is lost. Then the order is the order in which the threads happen to arrive. And in f32 the order "
+      "matters, because every addition rounds. Here are the same 1024 numbers in three orders:");
   const std::vector<float> x = random_floats(Rng(21), 1024, -100, 100);
   float forward = 0, backward = 0;
   double exact = 0;
@@ -45,18 +45,18 @@ void show_order(Page& page) {
                                {"in f64", digits(exact), ""}}));
   page.text(
       "None is wrong. But a training run whose bits change from run to run cannot be debugged, and this library "
-      "promises "
-      "equal bits. So there are no float atomics here: the order is fixed by the shape. The tree is the order to have. "
-      "Its ten levels replace a chain of 1023 additions, and its rounding errors grow with 10, not with 1023.");
+      "promises equal bits. So there are no float atomics here: the order is fixed by the shape. The tree is the "
+      "order to have. Its ten levels replace a chain of 1023 additions, and its rounding errors grow with 10, not "
+      "with 1023.");
 }
 
 void show_tree(Page& page) {
   page.step("Shared memory and barriers");
   page.text(
-      "Threads of one block have a place to meet: shared memory, some tens of kilobytes on the chip, about as fast as "
-      "registers and gone when the block ends. All threads of the block see the same words. Nothing says who is first, "
-      "though. What one thread writes, another may read only after a barrier: t.sync() lets nobody go on until all "
-      "threads of the block have come.");
+      "Threads of one block have a place to meet: shared memory, some tens of kilobytes on the chip, about as fast "
+      "as registers and gone when the block ends. All threads of the block see the same words. Nothing says who is "
+      "first, though. What one thread writes, another may read only after a barrier: t.sync() lets nobody go on "
+      "until all threads of the block have come.");
   page.code(kKernels, "struct TreeSum {");
   constexpr int kCount = 8;
   const Array<float> x(std::vector<float>{3, 1, 4, 1, 5, 9, 2, 6}), y(std::int64_t(4 * kCount));
@@ -79,23 +79,19 @@ void show_faults(Page& page) {
   page.step("A race");
   page.text(
       "Move the barrier behind the loop. It looks harmless: each thread still adds the right two numbers. But now "
-      "nobody "
-      "waits for the thread that makes the second of them. That is a race: two threads, one word, no barrier in "
-      "between, "
-      "and at least one of them writes. On a GPU the result depends on who is faster, and is often right. The emulated "
-      "grid remembers for each word who touched it since the last barrier:");
+      "nobody waits for the thread that makes the second of them. That is a race: two threads, one word, no barrier "
+      "in between, and at least one of them writes. On a GPU the result depends on who is faster, and is often "
+      "right. The emulated grid remembers for each word who touched it since the last barrier:");
   page.picture(
       fault_lines(page.style(), fault_of("racing_sum", 1, 64, 64 * 4, RacingSum{x.on_device(), y.on_device()})));
   page.text(
       "Thread 0 had gone through all its steps, and in the last one it read s[1]. Thread 1 writes s[1] in its first "
-      "step. "
-      "Whether thread 0 saw the old or the new number is anybody's guess; here it saw the old one.");
+      "step. Whether thread 0 saw the old or the new number is anybody's guess; here it saw the old one.");
 
   page.step("A barrier that not all reach");
   page.text(
       "The opposite mistake is a barrier inside the `if`. The threads that do not take it never come, and those that "
-      "do "
-      "wait. A GPU hangs there, or worse, goes on. The emulated grid says where each of them is:");
+      "do wait. A GPU hangs there, or worse, goes on. The emulated grid says where each of them is:");
   page.picture(
       fault_lines(page.style(), fault_of("branching_sum", 1, 64, 64 * 4, BranchingSum{x.on_device(), y.on_device()})));
   page.text("A barrier belongs where all threads of the block pass, the idle ones too.");
@@ -105,10 +101,8 @@ void show_shuffles(Page& page) {
   page.step("A warp needs no barrier");
   page.text(
       "The lanes of a warp run together anyway. They can pass registers to each other: t.shuffle_xor(x, mask) gives "
-      "each "
-      "lane the x of the lane whose number differs in the bits of the mask. With masks 16, 8, 4, 2, 1 the sum of all "
-      "32 "
-      "lanes is there after five shuffles, in every lane. Among eight lanes three masks do:");
+      "each lane the x of the lane whose number differs in the bits of the mask. With masks 16, 8, 4, 2, 1 the sum "
+      "of all 32 lanes is there after five shuffles, in every lane. Among eight lanes three masks do:");
   std::vector<float> x(32, 0.0f);
   for (std::size_t i = 0; i < 8; ++i) x[i] = std::vector<float>{3, 1, 4, 1, 5, 9, 2, 6}[i];
   const Array<float> in(x), out(std::int64_t(4 * 32));
@@ -130,8 +124,7 @@ void show_block(Page& page) {
   page.step("Warps first, then the block");
   page.text(
       "Put together: each warp combines its lanes by shuffles, one lane a warp writes to shared memory, one barrier, "
-      "and "
-      "what is left is one number a warp. What that saves, counted for one block of 256 threads:");
+      "and what is left is one number a warp. What that saves, counted for one block of 256 threads:");
   const Array<float> x(random_floats(Rng(23), 256)), y(std::int64_t(8));
   const Counters tree = counted("tree_sum", 1, 256, 1024, TreeSum{x.on_device(), y.on_device()});
   const Counters warps = counted("warps_then_block", 1, 256, 1024, WarpsThenBlock{x.on_device(), y.on_device()});
@@ -146,8 +139,8 @@ void show_block(Page& page) {
   page.text("Its second barrier is the one that people forget. Without it, two sums after each other:");
   page.picture(fault_lines(page.style(), fault_of("sum_twice", 1, 64, 64, SumTwice{x.on_device(), y.on_device()})));
   page.text(
-      "A fast warp writes its part of the second sum while a slow one still reads the first. A word that changes hands "
-      "needs a barrier in both directions: before the read, and before the next write.");
+      "A fast warp writes its part of the second sum while a slow one still reads the first. A word that changes "
+      "hands needs a barrier in both directions: before the read, and before the next write.");
 }
 
 void show_rows(Page& page) {
@@ -155,16 +148,15 @@ void show_rows(Page& page) {
   page.text(
       "Rows are seldom as wide as a block. Each thread first combines its own columns, k, k + size, ..., in a local "
       "variable. A thread without a column still takes part in every shuffle and barrier; it holds the number that "
-      "changes nothing. For a sum that is 0. For a maximum it is minus infinity, not 0: the scores of a row may all be "
-      "negative. Softmax needs both reductions, and the library has them in one function:");
+      "changes nothing. For a sum that is 0. For a maximum it is minus infinity, not 0: the scores of a row may all "
+      "be negative. Softmax needs both reductions, and the library has them in one function:");
   page.code("cuda/reduce.h", "SINKHORN_DEVICE Exponentials<R> exponentials(");
 
   page.step("Transposing, as promised");
   page.text(
       "Lesson 20 left a transpose that read rows and wrote columns, with 4.5 times the sectors it needed. Shared "
-      "memory "
-      "has no sectors. So a block fetches a tile of 32 x 32 by rows, waits, and writes it by rows too: the corner is "
-      "turned inside.");
+      "memory has no sectors. So a block fetches a tile of 32 x 32 by rows, waits, and writes it by rows too: the "
+      "corner is turned inside.");
   page.code(kKernels, "struct TransposeTiles {");
   constexpr std::int64_t kSize = 64;
   const Array<float> x(random_floats(Rng(24), kSize * kSize)), y(kSize * kSize);
@@ -172,9 +164,8 @@ void show_rows(Page& page) {
                              TransposeTiles{kSize, x.on_device(), y.on_device()});
   page.text(
       "A 64 x 64 matrix: {} sectors, which is the least that {} reads and {} writes can do. One oddity: rows of the "
-      "tile "
-      "are 33 words apart. Shared memory has 32 banks, word w lies in bank w mod 32, and a bank serves one word at a "
-      "time. A column of a tile 32 wide would lie in one bank; with 33 its words lie in 32 different ones.",
+      "tile are 33 words apart. Shared memory has 32 banks, word w lies in bank w mod 32, and a bank serves one word "
+      "at a time. A column of a tile 32 wide would lie in one bank; with 33 its words lie in 32 different ones.",
       c.sectors, c.global_reads.accesses, c.global_writes.accesses);
 }
 
@@ -191,10 +182,10 @@ void walk(Page& page) {
   page.step("Your turn");
   page.text(
       "Write RowSums and SoftmaxRows, one block a row. The file as it stands has a race, a barrier that some threads "
-      "miss, and a softmax in which threads know nothing of each other.\n\n"
-      "The checks use 1 to 8 warps, rows narrower and wider than the block, and scores around -1000 and 1000. They "
-      "compare with the library, and they count: at most two barriers a reduction, one shared write a warp (and one "
-      "more), each element read once for the sums and three times for softmax, sectors at the coalesced minimum.");
+      "miss, and a softmax in which threads know nothing of each other.\n\nThe checks use 1 to 8 warps, rows "
+      "narrower and wider than the block, and scores around -1000 and 1000. They compare with the library, and they "
+      "count: at most two barriers a reduction, one shared write a warp (and one more), each element read once for "
+      "the sums and three times for softmax, sectors at the coalesced minimum.");
 }
 
 Quiz quiz(Rng rng) {
@@ -224,8 +215,8 @@ Quiz quiz(Rng rng) {
               width, lane),
           double(cuda::pieces(width - lane, 64)), "the numbers k, k + 64, .. below the width", 0),
       Question::with_choices(
-          "Two reductions use the same words of shared memory one after the other. Why must there be "
-          "a barrier between them?",
+          "Two reductions use the same words of shared memory one after the other. Why must there be a barrier "
+          "between them?",
           {"A fast warp could write the second's numbers while a slow one still reads the first's",
            "The first result would be lost, because shared memory is cleared",
            "Shuffles do not work twice without a barrier", "There need not be one: each warp has words of its own"},

@@ -49,13 +49,11 @@ void show_naive(Page& page, const Measured& naive) {
   page.step("The product, plainly");
   page.text(
       "C = A B: element (row, column) of C is a row of A times a column of B. Nearly all arithmetic of a transformer "
-      "is "
-      "of this kind. One thread an element is a kernel of five lines:");
+      "is of this kind. One thread an element is a kernel of five lines:");
   page.code(kKernels, "struct NaiveMatmul {");
   page.text(
       "On 64 x 64 matrices it agrees with the library's matmul to {}. A and B have {} elements each. Counted reads: "
-      "{}. "
-      "So each element is fetched {} times: once for every element of C that it is part of.",
+      "{}. So each element is fetched {} times: once for every element of C that it is part of.",
       drawing::number(naive.distance, 2), kSize * kSize, naive.counters.global_reads.accesses,
       naive.counters.global_reads.accesses / (2 * kSize * kSize));
 }
@@ -63,11 +61,11 @@ void show_naive(Page& page, const Measured& naive) {
 void show_roofline(Page& page) {
   page.step("Is it memory or arithmetic?");
   page.text(
-      "Divide the operations by the bytes that move: that is a kernel's arithmetic intensity. Here every multiply-add, "
-      "two operations, reads two floats, 8 bytes: 0.25 operations a byte. Now the other side. By its data sheet an "
-      "H100 "
-      "moves {} TB/s, and does {} TFLOP/s in f32. It can be busy with arithmetic only if there are {} operations for "
-      "each byte. Below that, memory sets the speed:\n\n  speed = min(peak, intensity * bandwidth)",
+      "Divide the operations by the bytes that move: that is a kernel's arithmetic intensity. Here every "
+      "multiply-add, two operations, reads two floats, 8 bytes: 0.25 operations a byte. Now the other side. By its "
+      "data sheet an H100 moves {} TB/s, and does {} TFLOP/s in f32. It can be busy with arithmetic only if there "
+      "are {} operations for each byte. Below that, memory sets the speed:\n\n  speed = min(peak, intensity * "
+      "bandwidth)",
       kBandwidth / 1e12, kF32 / 1e12, kF32 / kBandwidth);
   std::vector<double> roof;
   roof.reserve(64);
@@ -116,12 +114,9 @@ void show_tiles(Page& page, const Measured& naive) {
   page.step("Tiles");
   page.text(
       "Neighbours in C need the same rows and columns. So let a block make a whole tile of C, T x T. It needs a band "
-      "of "
-      "tiles of A and a band of B. It fetches one pair of them into shared memory, every thread a share; a barrier; "
-      "all "
-      "threads multiply what is there; a barrier, so that nobody overwrites what is still read; and on to the next "
-      "pair. "
-      "Each letter is one tile:");
+      "of tiles of A and a band of B. It fetches one pair of them into shared memory, every thread a share; a "
+      "barrier; all threads multiply what is there; a barrier, so that nobody overwrites what is still read; and on "
+      "to the next pair. Each letter is one tile:");
   page.picture(band_picture());
   page.text(
       "An element that was fetched is now used T times. Reads fall from 2 m n k to 2 m n k / T: each element of A is "
@@ -145,18 +140,16 @@ void show_tiles(Page& page, const Measured& naive) {
   page.picture(drawing::table(page.style(),
                               {"", "ops a byte", "barriers", "shared reads a multiply", "% of peak", "error"}, rows));
   page.text(
-      "The intensity is T / 4. With T = 32 a thread makes four elements of C and keeps what it read of B in a register "
-      "for all four: shared memory is read less, too. That is the same idea once more, one level up. Real kernels go "
-      "on "
-      "with it: tiles of 128 x 128 for a block, of which each thread holds 8 x 8 in registers.");
+      "The intensity is T / 4. With T = 32 a thread makes four elements of C and keeps what it read of B in a "
+      "register for all four: shared memory is read less, too. That is the same idea once more, one level up. Real "
+      "kernels go on with it: tiles of 128 x 128 for a block, of which each thread holds 8 x 8 in registers.");
 
   page.step("Edges");
   page.text(
       "Sizes are seldom multiples of T. At the right and the lower edge of A and B a tile hangs over. What lies "
-      "outside "
-      "must not be read, as lesson 20 showed. But the threads there must stay, for the barriers. They put zeros into "
-      "shared memory: a zero adds nothing to a sum. Only elements of C that exist are written. The library's kernels "
-      "load in the same way; `place` says where a row begins, or -1:");
+      "outside must not be read, as lesson 20 showed. But the threads there must stay, for the barriers. They put "
+      "zeros into shared memory: a zero adds nothing to a sum. Only elements of C that exist are written. The "
+      "library's kernels load in the same way; `place` says where a row begins, or -1:");
   page.code("cuda/bucketed_attention.cu", "SINKHORN_DEVICE void load(const Thread& t");
 }
 
@@ -169,15 +162,13 @@ void show_tensor_cores(Page& page) {
   page.text(
       "Since 2017 NVIDIA's chips have units that do nothing but small matrix products. One instruction of a warp, "
       "mma.m16n8k16, multiplies A (16 x 16) by B (16 x 8), both bf16 (lesson 24), and adds the product to C (16 x 8) "
-      "in "
-      "f32: {} multiply-adds at once. An H100 does {} TFLOP/s that way, {:.0f} times its ordinary arithmetic; {:.0f} "
-      "operations are now needed for each byte.",
+      "in f32: {} multiply-adds at once. An H100 does {} TFLOP/s that way, {:.0f} times its ordinary arithmetic; "
+      "{:.0f} operations are now needed for each byte.",
       16 * 8 * 16, kTensorBf16 / 1e12, kTensorBf16 / kF32, kTensorBf16 / kBandwidth);
   page.text(
       "The matrices lie in registers, each lane holding its own elements: a fragment. Which ones is fixed by the "
       "hardware, and it is the only hard thing about it. Each cell shows the lane that holds it. A, where every lane "
-      "has "
-      "8 elements:");
+      "has 8 elements:");
   const Array<float> a(std::int64_t(256)), b(std::int64_t(128)), c(std::int64_t(128));
   counted("fragment_owners", 1, 32, 0, FragmentOwners{a.on_device(), b.on_device(), c.on_device()});
   page.picture(
@@ -187,10 +178,9 @@ void show_tensor_cores(Page& page) {
       drawing::heat_map(page.style(), owners(b, 8), {.low = 0, .high = 31, .row_label = "row", .numbers = true}));
   page.text(
       "C lies like the left half of A. With g = lane / 4 and q = lane % 4 a lane of A holds rows g and g + 8, and of "
-      "those the columns 2q, 2q + 1, 2q + 8, 2q + 9. Of B it holds rows 2q, 2q + 1, 2q + 8, 2q + 9 of column g.\n\n"
-      "The emulated grid has no tensor core, but it has shuffles. Here the lanes pass their fragments around until "
-      "each "
-      "has what its four elements of C need:");
+      "those the columns 2q, 2q + 1, 2q + 8, 2q + 9. Of B it holds rows 2q, 2q + 1, 2q + 8, 2q + 9 of column "
+      "g.\n\nThe emulated grid has no tensor core, but it has shuffles. Here the lanes pass their fragments around "
+      "until each has what its four elements of C need:");
   page.code("notebooks/lessons/22_cuda_matmul/exercise.h", "inline void mma(const Thread& t");
   const Tensor lhs = uniform(Rng(3), {16, 16}, -1, 1, DType::bf16), rhs = uniform(Rng(4), {16, 8}, -1, 1, DType::bf16);
   const auto values_of = [](const Tensor& x) {
@@ -222,18 +212,16 @@ void walk(Page& page) {
   page.step("What the library does");
   page.text(
       "Plain products go to NVIDIA's own library, cuBLAS, which has such kernels for every chip and size. What it "
-      "does not have is a product in the middle of something else: scores of one bucket against another, at once made "
-      "into "
-      "shares and multiplied by values. There the library tiles by hand, and lesson 23 shows how. Its tile in shared "
-      "memory, with the extra column against bank conflicts from lesson 21:");
+      "does not have is a product in the middle of something else: scores of one bucket against another, at once "
+      "made into shares and multiplied by values. There the library tiles by hand, and lesson 23 shows how. Its tile "
+      "in shared memory, with the extra column against bank conflicts from lesson 21:");
   page.code("cuda/bucketed_attention.cu", "struct Tile {");
 
   page.step("Your turn");
   page.text(
       "Write TiledMatmul, with tiles of 16 x 16 for matrices of any size, and MmaMatmul, which loads fragments and "
-      "calls "
-      "mma. The checks compare with the library's matmul. They count: each element read once a tile and never from "
-      "outside, two barriers a pair of tiles, sectors as neighbours have them, and one mma for every 16 of k.");
+      "calls mma. The checks compare with the library's matmul. They count: each element read once a tile and never "
+      "from outside, two barriers a pair of tiles, sectors as neighbours have them, and one mma for every 16 of k.");
 }
 
 Quiz quiz(Rng rng) {

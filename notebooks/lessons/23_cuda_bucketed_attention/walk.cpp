@@ -48,16 +48,15 @@ void show_memory(Page& page) {
   page.text(
       "Attention (lesson 9) has a score for every query and every key that it sees. Buckets (lesson 10) and routing "
       "(lesson 11) make that few keys for each query: its own bucket and n_top others. But few times many is still "
-      "much, "
-      "and each layer would keep it for backward. For one head in f32, with buckets of 64 and n_top = 2:");
+      "much, and each layer would keep it for backward. For one head in f32, with buckets of 64 and n_top = 2:");
   std::vector<std::vector<std::string>> rows;
   for (const double tokens : {4096.0, 65536.0, 204800.0})
     rows.push_back(
         {drawing::number(tokens, 6), bytes(4 * tokens * tokens), bytes(4 * tokens * 3 * 64), bytes(4 * tokens)});
   page.picture(drawing::table(page.style(), {"tokens", "all scores", "bucket scores", "one number a query"}, rows));
   page.text(
-      "The last column is what the library keeps. This lesson shows how one number can stand for 192 scores, and how a "
-      "kernel computes attention without ever writing a score to memory.");
+      "The last column is what the library keeps. This lesson shows how one number can stand for 192 scores, and how "
+      "a kernel computes attention without ever writing a score to memory.");
 }
 
 void show_picture(Page& page) {
@@ -71,9 +70,8 @@ void show_picture(Page& page) {
   }
   page.text(
       "Six buckets of four tokens, n_top = 2, causal: a bucket picks earlier buckets. If the value of token j is the "
-      "j-th unit vector, then the output of a query is the list of its shares (times the weights of the picks). So the "
-      "library shows its own attention "
-      "matrix; a row is a query, a column a key:");
+      "j-th unit vector, then the output of a query is the list of its shares (times the weights of the picks). So "
+      "the library shows its own attention matrix; a row is a query, a column a key:");
   page.picture(
       drawing::heat_map(page.style(), library_attention(in).y, {.low = 0, .high = 0.25, .row_label = "query"}));
   std::vector<std::vector<std::string>> rows;
@@ -82,23 +80,19 @@ void show_picture(Page& page) {
   page.text("The triangles are the own buckets, the squares are picked ones. The picks (-1: none):");
   page.picture(drawing::table(page.style(), {"query bucket", "first pick", "second pick"}, rows));
   page.text(
-      "All queries of a bucket look at the same keys. So a query bucket is a tile, in the sense of lesson 22, and gets "
-      "a "
-      "block of its own. The block reads a pick, which is an index; fetches that bucket's keys and values into shared "
-      "memory, once for all its queries; and goes on to the next. Nothing is sorted or moved beforehand. No block "
-      "needs "
-      "another.");
+      "All queries of a bucket look at the same keys. So a query bucket is a tile, in the sense of lesson 22, and "
+      "gets a block of its own. The block reads a pick, which is an index; fetches that bucket's keys and values "
+      "into shared memory, once for all its queries; and goes on to the next. Nothing is sorted or moved beforehand. "
+      "No block needs another.");
 }
 
 void show_running_softmax(Page& page) {
   page.step("Softmax on the run");
   page.text(
       "Softmax (lesson 6) wants the largest score of the row before the first exponential. A block that sees one "
-      "bucket "
-      "after the other does not know it yet. But it can take the largest so far, m, and correct itself. If a larger "
-      "score "
-      "comes, every exponential taken until then is too large by the same factor, exp(m_new - m_old), and so are their "
-      "sums. Two sums are kept: l, of the exponentials, and o, of the exponentials times the values:");
+      "bucket after the other does not know it yet. But it can take the largest so far, m, and correct itself. If a "
+      "larger score comes, every exponential taken until then is too large by the same factor, exp(m_new - m_old), "
+      "and so are their sums. Two sums are kept: l, of the exponentials, and o, of the exponentials times the values:");
   page.picture(
       "  m' = max(m, s)\n"
       "  l' = l exp(m - m') + exp(s - m')\n"
@@ -120,9 +114,9 @@ void show_running_softmax(Page& page) {
   double want = 0;
   for (std::size_t j = 0; j < kCount; ++j) want += shares[j] * values[j];
   page.text(
-      "The last column is at every moment the attention over the keys seen so far. At the end it is {:.6f}; softmax of "
-      "the whole row, times the values, is {:.6f}. In the library a warp has a query and each lane a key, so m and l "
-      "come from the reductions of lesson 21:",
+      "The last column is at every moment the attention over the keys seen so far. At the end it is {:.6f}; softmax "
+      "of the whole row, times the values, is {:.6f}. In the library a warp has a query and each lane a key, so m "
+      "and l come from the reductions of lesson 21:",
       o / l, want);
   page.code("cuda/bucketed_attention.cu", "j0 = 0; j0 < block.width; j0 += kTile");
 }
@@ -159,10 +153,8 @@ void show_costs(Page& page) {
   const Costs costs = measure();
   page.text(
       "The same attention twice on the emulated grid, for buckets of 16 and width 16: as three kernels (scores, "
-      "softmax, "
-      "values), with the scores in global memory between them, and as one. Both agree with the library on the CPU, to "
-      "{} "
-      "and {}. Elements of global memory:",
+      "softmax, values), with the scores in global memory between them, and as one. Both agree with the library on "
+      "the CPU, to {} and {}. Elements of global memory:",
       drawing::number(costs.composed_error, 2), drawing::number(costs.fused_error, 2));
   const auto row = [](const std::string& name, const Counters& c) {
     return std::vector<std::string>{name, std::to_string(c.global_reads.accesses),
@@ -176,9 +168,9 @@ void show_costs(Page& page) {
       drawing::bars(page.style(), {{"three kernels", total(costs.scores) + total(costs.softmax) + total(costs.values)},
                                    {"one kernel", total(costs.fused)}}));
   page.text(
-      "One kernel writes {} elements: y, and one log-sum-exp a query. There is no score among them. (The three kernels "
-      "here are plain; with tiles their reads would fall, but the scores would still be written once and read twice "
-      "more.)",
+      "One kernel writes {} elements: y, and one log-sum-exp a query. There is no score among them. (The three "
+      "kernels here are plain; with tiles their reads would fall, but the scores would still be written once and "
+      "read twice more.)",
       costs.fused.global_writes.accesses);
 }
 
@@ -186,10 +178,8 @@ void show_backward(Page& page) {
   page.step("Backward, from one number");
   page.text(
       "The gradient of softmax needs the shares P. Nobody kept them. But a share is exp(s) over the sum of all, and "
-      "the "
-      "logarithm of that sum was kept: P = exp(s - lse). So backward fetches the same buckets again, computes the "
-      "scores "
-      "again, and has every share without another softmax. For the six scores above:");
+      "the logarithm of that sum was kept: P = exp(s - lse). So backward fetches the same buckets again, computes "
+      "the scores again, and has every share without another softmax. For the six scores above:");
   const Tensor scores = Tensor::from(std::vector<double>{1.5, 0.5, 3, 2, 4.5, -1}, {1, 6});
   const double lse = log_sum_exp(Var(scores)).value.item();
   const std::vector<double> shares = softmax(Var(scores)).value.to_vector(), s = scores.to_vector();
@@ -203,11 +193,10 @@ void show_backward(Page& page) {
   page.step("Who adds to a key?");
   page.text(
       "A query bucket's gradient dq belongs to one block: no difficulty. But a key bucket may have been picked by "
-      "several "
-      "query buckets, and dk and dv are sums over all of them. If each query block added its part, the order would be "
-      "that of arrival: atomics, and other bits in every run (lesson 21). So backward turns the question round. A "
-      "block "
-      "owns keys, and goes through the query buckets that look at them, in order. The inverse of the picks above:");
+      "several query buckets, and dk and dv are sums over all of them. If each query block added its part, the order "
+      "would be that of arrival: atomics, and other bits in every run (lesson 21). So backward turns the question "
+      "round. A block owns keys, and goes through the query buckets that look at them, in order. The inverse of the "
+      "picks above:");
   std::vector<std::vector<std::string>> owners;
   for (std::int64_t source = 0; source < kBuckets; ++source) {
     std::string from = std::to_string(source) + " (own)";
@@ -234,13 +223,10 @@ void walk(Page& page) {
   page.step("Your turn");
   page.text(
       "Write the forward kernel: one block a query bucket, picked buckets by index, the own bucket up to oneself, y "
-      "and "
-      "the log-sum-exp. A weight w from the sort net multiplies keys and values of its pick.\n\n"
-      "The checks compare with the library on the CPU, with large scores too. They count the traffic: y and "
-      "log_sum_exp "
-      "written once and nothing else, every picked bucket read once a block. And they change the future and look "
-      "whether "
-      "a single bit of the past moves.");
+      "and the log-sum-exp. A weight w from the sort net multiplies keys and values of its pick.\n\nThe checks "
+      "compare with the library on the CPU, with large scores too. They count the traffic: y and log_sum_exp written "
+      "once and nothing else, every picked bucket read once a block. And they change the future and look whether a "
+      "single bit of the past moves.");
 }
 
 Quiz quiz(Rng rng) {
@@ -258,8 +244,8 @@ Quiz quiz(Rng rng) {
           double(top * bucket + place + 1), "whole picked buckets, and the own bucket up to and with oneself", 0),
       Question::about_number(
           fmt::format(
-              "So far the largest score is {:.1f} and the sum l is {:.1f}. Now comes a score of {:.1f}. What is "
-              "l then?",
+              "So far the largest score is {:.1f} and the sum l is {:.1f}. Now comes a score of {:.1f}. What is l "
+              "then?",
               m, l, m + up),
           l * std::exp(-up) + 1, fmt::format("l exp(-{:.1f}) + 1: the new largest score has exponential 1", up)),
       Question::about_number(

@@ -34,8 +34,8 @@ void show_format(Page& page) {
   page.step("Half of a float");
   page.text(
       "An f32 has 32 bits: one for the sign, eight for the exponent, 23 for the fraction. A bf16 is the first 16 of "
-      "them. It keeps all of the exponent, and so the whole range of f32, from 1e-38 to 3e38. Of the fraction it keeps "
-      "seven bits. Here is pi:");
+      "them. It keeps all of the exponent, and so the whole range of f32, from 1e-38 to 3e38. Of the fraction it "
+      "keeps seven bits. Here is pi:");
   const float pi = 3.14159265f;
   page.picture("  f32   " + bits_of(pi, 23) + "\n  bf16  " + bits_of(float(bf16(pi)), 7) + "\n");
   std::vector<std::vector<std::string>> rows;
@@ -45,16 +45,14 @@ void show_format(Page& page) {
   page.picture(drawing::table(page.style(), {"f32", "bf16", "to the next bf16", "error in %"}, rows));
   page.text(
       "The distance between neighbours doubles with every power of 2, so the relative error is everywhere at most "
-      "2^-8, "
-      "0.4 %. What that buys: half the memory, half the bytes to move (lesson 20), and tensor cores that multiply it "
-      "15 times as fast as f32 (lesson 22).");
+      "2^-8, 0.4 %. What that buys: half the memory, half the bytes to move (lesson 20), and tensor cores that "
+      "multiply it 15 times as fast as f32 (lesson 22).");
 
   page.step("To the nearest, ties to even");
   page.text(
       "Rounding looks at the 16 bits that go. Below the middle, 0x8000, round down; above it, up; exactly in the "
-      "middle, "
-      "to the neighbour whose last bit is 0. Why not always up? Because then every tie adds half a step, and what adds "
-      "up over thousands of numbers is a drift. The library does it without a branch:");
+      "middle, to the neighbour whose last bit is 0. Why not always up? Because then every tie adds half a step, and "
+      "what adds up over thousands of numbers is a drift. The library does it without a branch:");
   page.code("autograd/dtype.h", "SINKHORN_HD static constexpr std::uint16_t round");
   std::vector<std::vector<std::string>> cases;
   for (const std::uint32_t word : {0x3f807fffu, 0x3f808000u, 0x3f808001u, 0x3f818000u, 0x3fffc000u, 0x7f7fffffu}) {
@@ -66,15 +64,15 @@ void show_format(Page& page) {
   page.text(
       "The second and the fourth are ties: one goes down, the other up, both to an even last digit. In the fifth the "
       "carry runs through the fraction into the exponent, and the result is right: 2. The last one has no neighbour "
-      "above it but infinity. A NaN is an exponent of ones with any fraction but 0; adding to that could make 0 of it, "
-      "so NaN has a line of its own.");
+      "above it but infinity. A NaN is an exponent of ones with any fraction but 0; adding to that could make 0 of "
+      "it, so NaN has a line of its own.");
 }
 
 void show_sums(Page& page) {
   page.step("A sum that stalls");
   page.text(
-      "Add 1 again and again, and round the sum to bf16 each time. Between 256 and 512 neighbours are 2 apart. 256 + 1 "
-      "lies in the middle, the tie goes to even, and that is 256:");
+      "Add 1 again and again, and round the sum to bf16 each time. Between 256 and 512 neighbours are 2 apart. 256 + "
+      "1 lies in the middle, the tie goes to even, and that is 256:");
   constexpr int kCount = 600;
   std::vector<double> sums;
   sums.reserve(kCount);
@@ -87,13 +85,12 @@ void show_sums(Page& page) {
   const Tensor ones = Tensor::full({kCount}, 1, DType::bf16);
   page.text(
       "{} ones make {}. The library's sum of the same {} numbers, stored as bf16, is {}: its kernels load bf16 into "
-      "f32, "
-      "sum there, and round once at the end. In the code that type is Real<T>:",
+      "f32, sum there, and round once at the end. In the code that type is Real<T>:",
       kCount, sums.back(), kCount, sinkhorn::sum(Var(ones)).value.item());
   page.code("autograd/dtype.h", "using Real =");
   page.text(
-      "For products there is a bonus. Eight significant bits times eight are sixteen, and f32 has 24: every product of "
-      "two bf16 is exact in f32. So a dot product rounds in its sum alone. Two vectors of 2048 numbers, four ways:");
+      "For products there is a bonus. Eight significant bits times eight are sixteen, and f32 has 24: every product "
+      "of two bf16 is exact in f32. So a dot product rounds in its sum alone. Two vectors of 2048 numbers, four ways:");
   const Tensor a = uniform(Rng(1), {2048}, 0, 2, DType::bf16), b = uniform(Rng(2), {2048}, -1, 2, DType::bf16);
   const std::vector<double> x = a.to_vector(), y = b.to_vector();
   double exact = 0;
@@ -117,10 +114,9 @@ void show_sums(Page& page) {
 void show_master_weights(Page& page) {
   page.step("Updates that vanish");
   page.text(
-      "A weight of 1 shall shrink by 0.001 in every step. Below 1 the next bf16 is 0.0039 away. Less than half of that "
-      "is rounded back to where it came from, in every step anew. Above: the weight kept in bf16 alone. Below: a "
-      "master "
-      "copy in f32 that is updated, and rounded to bf16 for use.");
+      "A weight of 1 shall shrink by 0.001 in every step. Below 1 the next bf16 is 0.0039 away. Less than half of "
+      "that is rounded back to where it came from, in every step anew. Above: the weight kept in bf16 alone. Below: "
+      "a master copy in f32 that is updated, and rounded to bf16 for use.");
   constexpr int kSteps = 240;
   std::vector<double> alone, with_master;
   alone.reserve(kSteps);
@@ -138,8 +134,7 @@ void show_master_weights(Page& page) {
   page.text(
       "After {} steps: {} and {}. Learning rates are small, so nearly all updates of a late training run are of that "
       "size. In this library a master weight needs nothing special: the parameter is f32, cast() to bf16 is an op on "
-      "the "
-      "tape, and its gradient comes back as f32. The optimizer never sees bf16.",
+      "the tape, and its gradient comes back as f32. The optimizer never sees bf16.",
       kSteps, alone.back(), drawing::number(with_master.back(), 4));
 }
 
@@ -171,25 +166,24 @@ void show_residual_stream(Page& page) {
   page.step("The residual stream stays in f32");
   page.text(
       "Reversible layers (lesson 16) rebuild their inputs from their outputs by subtraction. Each stored number is "
-      "rounded, and each rounding comes back as an error. A stack of branches tanh(x W) run forward and back, with the "
-      "pair stored in f32 and in bf16; relative error of the input that comes back:");
+      "rounded, and each rounding comes back as an error. A stack of branches tanh(x W) run forward and back, with "
+      "the pair stored in f32 and in bf16; relative error of the input that comes back:");
   std::vector<std::vector<std::string>> rows;
   for (const int depth : {1, 2, 4, 8, 12})
     rows.push_back({std::to_string(depth), drawing::number(reconstruction_error(depth, DType::f32), 2),
                     drawing::number(reconstruction_error(depth, DType::bf16), 2)});
   page.picture(drawing::table(page.style(), {"layers", "f32", "bf16"}, rows));
   page.text(
-      "The gradient is taken at the rebuilt inputs. In f32 it is as good as exact. In bf16 it would be the gradient of "
-      "some other network. The branches may compute in bf16; what they are added to must not.");
+      "The gradient is taken at the rebuilt inputs. In f32 it is as good as exact. In bf16 it would be the gradient "
+      "of some other network. The branches may compute in bf16; what they are added to must not.");
 }
 
 void show_leak(Page& page) {
   page.step("Positions that become equal");
   page.text(
       "A last trap, found in the published package of this model. A causal mask asks whether a key's position is "
-      "greater "
-      "than the query's. If positions are held in bf16, those above 256 are rounded to even numbers. Here is the mask "
-      "for positions 252 .. 263; light: seen, dark: masked:");
+      "greater than the query's. If positions are held in bf16, those above 256 are rounded to even numbers. Here is "
+      "the mask for positions 252 .. 263; light: seen, dark: masked:");
   constexpr int kFirst = 252, kCount = 12;
   Tensor mask({kCount, kCount}, DType::f64);
   int leaks = 0;
@@ -201,12 +195,10 @@ void show_leak(Page& page) {
     }
   page.picture(drawing::heat_map(page.style(), mask, {.low = 0, .high = 1, .row_label = "query, from 252"}));
   page.text(
-      "{} times a query sees a key that comes after it. The model then reads off the next token, its loss falls below "
-      "what "
-      "is possible, and everything looks wonderful (lesson 15 has more of that kind). In this library positions are "
-      "whole numbers. The mistake is kept as a plant, so that you can see it found:\n\n"
-      "  sinkhorn leak-check --preset shakespeare --seq-len 512 \\\n"
-      "      --plant local-positions-bf16",
+      "{} times a query sees a key that comes after it. The model then reads off the next token, its loss falls "
+      "below what is possible, and everything looks wonderful (lesson 15 has more of that kind). In this library "
+      "positions are whole numbers. The mistake is kept as a plant, so that you can see it found:\n\n  sinkhorn "
+      "leak-check --preset shakespeare --seq-len 512 \\\n      --plant local-positions-bf16",
       leaks);
 }
 
@@ -229,8 +221,7 @@ void walk(Page& page) {
                                {"positions, picks, masks", "integers", "neighbours must differ"}}));
   page.text(
       "f16, the older half, has ten bits of fraction and five of exponent: finer, but small gradients become 0, and "
-      "one "
-      "has to scale the loss. bf16 has the range of f32, and needs none of that.");
+      "one has to scale the loss. bf16 has the range of f32, and needs none of that.");
 
   page.step("Your turn");
   page.text(

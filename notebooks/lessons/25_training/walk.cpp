@@ -114,9 +114,8 @@ void show_task(Page& page) {
   page.picture(drawing::wrap(page.style(), text));
   page.text(
       "After `the old ki` there is one way to go on. After `the ` in the middle of a sentence there are several, and "
-      "at "
-      "the start of one nobody can know. Cross-entropy (lesson 8) measures that in nats: the mean of -log p over the "
-      "characters that came. Divided by ln 2 it is bits per character, which compressors count in, too.");
+      "at the start of one nobody can know. Cross-entropy (lesson 8) measures that in nats: the mean of -log p over "
+      "the characters that came. Divided by ln 2 it is bits per character, which compressors count in, too.");
 
   page.step("Landmarks, before any training");
   page.text(
@@ -140,16 +139,16 @@ void show_task(Page& page) {
 void show_step(Page& page) {
   page.step("One step");
   page.text(
-      "A step is always the same. Gradients to zero. Forward on a batch: the loss. Backward: the gradient. Its length, "
-      "the global norm over all parameters; if it is too long, it is scaled down (clipping), so that one strange batch "
-      "cannot throw the model off. Then the optimizer. AdamW divides each parameter's mean gradient, m, by the root of "
-      "its mean square, v: every parameter moves about one learning rate a step, wherever its gradient is consistent. "
-      "Here is the trainer of this program:");
+      "A step is always the same. Gradients to zero. Forward on a batch: the loss. Backward: the gradient. Its "
+      "length, the global norm over all parameters; if it is too long, it is scaled down (clipping), so that one "
+      "strange batch cannot throw the model off. Then the optimizer. AdamW divides each parameter's mean gradient, "
+      "m, by the root of its mean square, v: every parameter moves about one learning rate a step, wherever its "
+      "gradient is consistent. Here is the trainer of this program:");
   page.code("tools/trainer.cpp", "StepResult Trainer::step(");
   page.text(
-      "The batch may come in parts, micro-batches: each adds its gradient divided by their number, and the sum is that "
-      "of the large batch. The learning rate rises over the first steps, the warm-up, in which m and v still know "
-      "little. Then it falls along half a cosine:");
+      "The batch may come in parts, micro-batches: each adds its gradient divided by their number, and the sum is "
+      "that of the large batch. The learning rate rises over the first steps, the warm-up, in which m and v still "
+      "know little. Then it falls along half a cosine:");
   page.code("tools/schedule.h", "inline double learning_rate_at(");
 }
 
@@ -174,16 +173,12 @@ void show_curve(Page& page) {
   page.picture(drawing::table(page.style(), {"better than one who knows", "nats", "from step"}, rows));
   page.text(
       "It starts at {:.2f}, a little above log V = {:.2f}: an untrained model's shares are not equal but random, and "
-      "to "
-      "be sure of something at random costs something. A first loss of 10 would be a mistake in the code, found before "
-      "the "
-      "first minute is over. Then come the letters' frequencies, in a few steps; then pairs; then words. At the end "
-      "the "
-      "mean is {:.2f} nats, {:.2f} bits per character. The last line is out of reach here: a window of {} characters "
-      "begins in the middle of a sentence, and what stood before it cannot be known.",
+      "to be sure of something at random costs something. A first loss of 10 would be a mistake in the code, found "
+      "before the first minute is over. Then come the letters' frequencies, in a few steps; then pairs; then words. "
+      "At the end the mean is {:.2f} nats, {:.2f} bits per character. The last line is out of reach here: a window "
+      "of {} characters begins in the middle of a sentence, and what stood before it cannot be known.",
       run.losses[0], std::log(course().text.size()), mean_of_last(run.losses), bits(mean_of_last(run.losses)), kLength);
   page.text("What it writes after `the `, at temperature 0.5:");
-  std::string written;
   const auto tokens = generate(*run.model, {course().text.encode("the ")}, 140, {.temperature = 0.5}, Rng(3));
   page.picture(drawing::wrap(page.style(), "the " + course().text.decode(tokens[0])));
 }
@@ -207,10 +202,9 @@ void show_rates(Page& page) {
        {"0.3", two(mean_of_last(fast.losses)), two(*std::max_element(fast.losses.begin(), fast.losses.end()))}}));
   page.text(
       "Look at the scales. Too low is a curve that is still on its way when the time is up. Too high comes down to "
-      "about "
-      "the entropy of single letters, {:.2f}, and stays there: its steps are so long that nothing finer than "
-      "frequencies "
-      "survives them. A loss that stands still at a landmark says what has been learned, and what has not.",
+      "about the entropy of single letters, {:.2f}, and stays there: its steps are so long that nothing finer than "
+      "frequencies survives them. A loss that stands still at a landmark says what has been learned, and what has "
+      "not.",
       unigram_entropy(course().text.ids));
 }
 
@@ -219,19 +213,17 @@ void show_gap(Page& page) {
   const std::vector<std::int32_t> little(course().text.ids.begin(), course().text.ids.begin() + 400);
   static const Run run = trained(little, course().unseen, course().vocabulary(), {.steps = 300, .validate_every = 5});
   page.text(
-      "Now the model gets only the first {} characters, some {:.0f} sentences, again and again. Every few steps it is "
-      "asked about text that it has never seen: validation. The training loss, then the validation loss:",
+      "Now the model gets only the first {} characters, some {:.0f} sentences, again and again. Every few steps it "
+      "is asked about text that it has never seen: validation. The training loss, then the validation loss:",
       little.size(), double(little.size()) * course().grammar.entropy() / (3 * std::log(8.0)));
   page.picture(drawing::curve(page.style(), run.losses, 7));
   page.picture(drawing::curve(page.style(), run.validation, 7));
   const auto best = std::min_element(run.validation.begin(), run.validation.end());
   page.text(
-      "At the end the one is {:.2f}, the other {:.2f}; the best validation loss was {:.2f}, at step {}. From there on "
-      "the model learned these sentences by heart, and what it learned was wrong elsewhere. The gap between the two "
-      "says "
-      "so. The remedies: more text, fewer parameters, dropout, weight decay, or to stop in time. `sinkhorn train` "
-      "keeps "
-      "the last tenth of the text for validation, and reports that.",
+      "At the end the one is {:.2f}, the other {:.2f}; the best validation loss was {:.2f}, at step {}. From there "
+      "on the model learned these sentences by heart, and what it learned was wrong elsewhere. The gap between the "
+      "two says so. The remedies: more text, fewer parameters, dropout, weight decay, or to stop in time. `sinkhorn "
+      "train` keeps the last tenth of the text for validation, and reports that.",
       mean_of_last(run.losses), run.validation.back(), *best, 5 * (best - run.validation.begin()));
 }
 
@@ -242,13 +234,12 @@ void show_leak(Page& page) {
   page.picture(drawing::curve(page.style(), run.losses, 8));
   page.text(
       "{:.3f} nats at the end, where the grammar itself leaves {:.3f}: below what is possible. There is only one way "
-      "to "
-      "do that. The model sees the answer. Here causal = false lets every position look at the next one, which is what "
-      "it is asked for. (autoregressive_loss refuses such a model; this run computed its loss by hand.) In earnest it "
-      "is a mask with an error of one, a bucket that may choose itself, a rounded "
-      "position (lessons 15 and 24). Nothing crashes, and the curve is beautiful. So compare with a landmark. The "
-      "trainer does: it asks compressors about the validation text, warns below the best of them, and names the tool "
-      "that finds out which layer and head it is:\n\n  sinkhorn leak-check --checkpoint runs/mine",
+      "to do that. The model sees the answer. Here causal = false lets every position look at the next one, which is "
+      "what it is asked for. (autoregressive_loss refuses such a model; this run computed its loss by hand.) In "
+      "earnest it is a mask with an error of one, a bucket that may choose itself, a rounded position (lessons 15 "
+      "and 24). Nothing crashes, and the curve is beautiful. So compare with a landmark. The trainer does: it asks "
+      "compressors about the validation text, warns below the best of them, and names the tool that finds out which "
+      "layer and head it is:\n\n  sinkhorn leak-check --checkpoint runs/mine",
       mean_of_last(run.losses), course().grammar.entropy());
 }
 
@@ -265,9 +256,9 @@ void walk(Page& page) {
   page.step("Your turn");
   page.text(
       "Write the loop: the schedule, gradients over micro-batches, clipping, and the steps. The checks look at each "
-      "piece; then at five steps, clipped and not clipped, to the last digits; then at a run of 200 steps, which must "
-      "come below three quarters of the bigram entropy, and to the same bits twice.\n\nAfter that there is nothing in "
-      "./run train that you have not seen from inside.");
+      "piece; then at five steps, clipped and not clipped, to the last digits; then at a run of 200 steps, which "
+      "must come below three quarters of the bigram entropy, and to the same bits twice.\n\nAfter that there is "
+      "nothing in ./run train that you have not seen from inside.");
 }
 
 Quiz quiz(Rng rng) {
