@@ -111,6 +111,9 @@ int bench(const BenchOptions& options, std::ostream& out, std::ostream& err) {
     settings.peak_flops_per_second = peak_of(each.device);
     settings.progress = [&](const std::string& doing) { err << "bench: " << doing << std::endl; };
     report.results.push_back(run_bench_case(each, each.device, ceiling, settings));
+    const BenchResult& result = report.results.back();  // said at once: later cases take long, and may be interrupted
+    settings.progress(each.name + ": " +
+                      (result.was_measured() ? fmt::format("{:.0f} tok/s", result.tokens_per_second()) : result.note));
   }
   report.ceilings = ceiling.figures();
   if (!options.json.empty() && options.json != "-") write_json(options.json, bench_json(report));

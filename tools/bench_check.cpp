@@ -13,11 +13,11 @@
 namespace sinkhorn {
 namespace {
 
-/// What rounding does in small models, with room: measured errors are a tenth of it. A bf16 has 8 bits, and a pick that
-/// rounding turns over moves a gradient further.
+/// What rounding does in small models, with room: on a CPU f32 makes up to 6e-6, bf16 up to 0.04. A bf16 has 8 bits,
+/// and a pick that rounding turns over moves a gradient further.
 BenchCheck limits_of(const std::string& precision) {
   BenchCheck check;
-  check.limit = precision == "f32" ? 1e-4 : precision == "tf32" ? 1e-2 : 0.1;
+  check.limit = precision == "f32" ? 1e-4 : precision == "tf32" ? 0.03 : 0.1;
   check.loss_limit = precision == "f32" ? 1e-5 : precision == "tf32" ? 1e-3 : 1e-2;
   return check;
 }

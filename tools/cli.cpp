@@ -317,9 +317,8 @@ void add_bench(CLI::App& app, Command& command) {
       "  sinkhorn bench --case cpu --threads 2 --compare before.json\n"
       "  sinkhorn bench --case E-B4 --case generation --steps 20\n"
       "  sinkhorn bench --suite > speed.md\n"
-      "\nExit codes: 0 measured, 1 the numbers of a case were wrong, 2 usage, 3 files, 4 out of memory in the only "
-      "case,\n"
-      "            6 a case needs a GPU");
+      "\nExit codes: 0 measured, 1 the numbers of a case were wrong, 2 usage, 3 files, 6 a case needs a GPU;\n"
+      "            4 out of memory, 5 not finite: if that was the only case");
   sub->callback([options, &command] { command = [options] { return bench(*options, std::cout, std::cerr); }; });
 }
 

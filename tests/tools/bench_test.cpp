@@ -46,8 +46,7 @@ class ProductCounter {
     const auto multiply_adds = [&](int at) {
       const NodeInfo& node = nodes[std::size_t(at)];
       const Shape y = node.shape, a = nodes[std::size_t(node.inputs.at(0))].shape;
-      const std::int64_t columns = y[-1], rows = y.count() / columns;  // (..., m, k) x (..., k, n): a has m k of each
-      return double(a.count() / rows * rows * columns);
+      return double(a.count() * y[-1]);  // (..., m, k) x (..., k, n), or the first transposed
     };
     Counted counted;
     for (const int node : products_) counted.forward += multiply_adds(node);
@@ -221,6 +220,13 @@ TEST(BenchCases, HaveTheSizesTheyAreKnownBy) {
     const BenchCase at = find_bench_cases(name)[0];
     EXPECT_EQ(at.batch * at.length, 65536) << name;
   }
+}
+
+TEST(BenchCases, SortCutOfACausalPairIsItsEncoders) {
+  const auto [encoder, decoder] = encoder_and_decoder(find_bench_cases("examples-encoder-decoder")[0].model);
+  EXPECT_EQ(encoder.n_sortcut, 2);
+  EXPECT_EQ(decoder.n_sortcut, 0);
+  EXPECT_EQ(decoder.context_n_sortcut, 2);
 }
 
 TEST(BenchCases, AreFoundByNameAndByGroup) {
@@ -536,10 +542,10 @@ struct Outcome {
 
 Outcome bench_with(std::vector<std::string> arguments) {
   arguments.insert(arguments.begin(), "bench");
-  testing::internal::CaptureStdout();
-  testing::internal::CaptureStderr();
+  ::testing::internal::CaptureStdout();
+  ::testing::internal::CaptureStderr();
   const int code = run(arguments);
-  std::string out = testing::internal::GetCapturedStdout(), err = testing::internal::GetCapturedStderr();
+  std::string out = ::testing::internal::GetCapturedStdout(), err = ::testing::internal::GetCapturedStderr();
   return {code, out, err};
 }
 
@@ -560,7 +566,7 @@ TEST(BenchCommand, SaysWhatItCannotDo) {
   expect_refusal(6, {"--device", "cpu", "--case", "E-B4"}, "case E-B4 needs a GPU, and --device cpu was asked for");
   expect_refusal(3, {"--case", "cpu", "--compare", "/nonexistent.json"}, "/nonexistent.json");
   const testing::TemporaryFolder place;
-  const std::string path = place.path() / "old.json";
+  const std::string path = place.path / "old.json";
   std::ofstream(path) << "no JSON";
   expect_refusal(3, {"--case", "cpu", "--compare", path}, "is no JSON");
   if (testing::is_emulated()) {
@@ -578,10 +584,11 @@ TEST(BenchCommand, ListsItsCases) {
 
 TEST(BenchCommand, WritesWhatItCompares) {
   const testing::TemporaryFolder place;
-  const std::string path = place.path() / "run.json";
+  const std::string path = place.path / "run.json";
   const Outcome first = bench_with({"--case", "cpu-generation", "--steps", "1", "--json", path});
   EXPECT_EQ(first.code, 0) << first.err;
   EXPECT_TRUE(contains(first.out, "cpu-generation  f32")) << first.out;
+  EXPECT_TRUE(contains(first.err, " tok/s\n")) << first.err;
   EXPECT_EQ(read_earlier_bench(path).cases.count("cpu-generation"), 1u);
 
   const Outcome second = bench_with({"--case", "cpu-generation", "--steps", "2", "--json", "-", "--compare", path});
