@@ -12,7 +12,6 @@
 #include "cuda/device.h"
 #include "cuda/timer.h"
 #include "models/generate.h"
-#include "tools/bench_check.h"
 
 namespace sinkhorn {
 namespace {
@@ -78,6 +77,7 @@ void time_generation(BenchResult& result, Device device, const BenchSettings& se
 
   // All samples fit behind the context: where the text is full, it is read anew.
   const std::int64_t room = (at.model.max_length() - at.length) / kTokensInSample - result.warmup_steps;
+  if (room < 1) fail("bench: ", at.name, ": max_seq_len ", at.model.max_seq_len, " leaves no room behind the context");
   std::int64_t samples = std::min(settings.steps, room);
   if (samples < settings.steps) result.note = fmt::format("{} samples, more do not fit behind the context", samples);
   const Tensor ids = integers(Rng(2), {at.length}, std::int32_t(at.model.num_tokens));
@@ -172,7 +172,7 @@ BenchResult run_bench_case(const BenchCase& at, Device device, MatmulCeiling& ce
   };
   try {
     say(settings, at, "checking a small model of its kind against the CPU in f64");
-    const BenchCheck check = check_bench_case(at, device, settings.twin);
+    const BenchCheck check = check_bench_case(at, device, settings.tamper);
     if (!check.agrees()) {
       ends(BenchOutcome::disagrees, "not timed: in a small model of its kind " + check.text());
       return result;

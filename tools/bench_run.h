@@ -4,8 +4,8 @@
 #include <map>
 #include <optional>
 
-#include "nn/attention.h"
 #include "tools/bench_cases.h"
+#include "tools/bench_check.h"
 #include "tools/flops.h"
 #include "tools/trainer.h"
 
@@ -38,7 +38,7 @@ struct BenchSettings {
   double slow_step_ms = 5000;  // of steps slower than this there are `slow_steps`
   std::int64_t slow_steps = 3;
   std::optional<double> peak_flops_per_second = {};  // of the device; none: the ceiling of products
-  AttentionTwin twin = {};                           // put in the place of attention, for checks of the check
+  BenchTamper tamper = {};                           // done to the small model that is checked before
   std::function<void(const std::string& doing)> progress = {};
 };
 
