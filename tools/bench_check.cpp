@@ -63,7 +63,7 @@ BenchCheck check_training(const BenchCase& at, Device device, std::int64_t seed,
   const Batch batch = bench_batch(at);
   const Reference want = reference_of(at, trainer, batch);
   if (tamper) tamper(at.has_encoder() ? trainer.model().encoder_decoder().decoder() : trainer.model().language_model());
-  const StepResult got = trainer.step([&](std::int64_t) { return batch; });
+  const StepResult got = trainer.step([&](std::int64_t) { return Batch(batch); });
 
   BenchCheck check = limits_of(at.precision);
   check.loss_error = std::abs(got.loss - want.loss) / std::abs(want.loss);
@@ -131,7 +131,7 @@ BenchCheck check_bench_case(const BenchCase& timed, Device device, const BenchTa
                                                    : check_generation(small, device, seed, tamper);
   };
   small.precision = "f32";
-  const BenchCheck in_f32 = check(1);
+  BenchCheck in_f32 = check(1);
   if (timed.precision == "f32" || !in_f32.agrees()) return in_f32;
   small.precision = timed.precision;
   BenchCheck best = check(1);

@@ -41,7 +41,7 @@ void time_training(BenchResult& result, Device device, const BenchSettings& sett
   double milliseconds = 0;
   const auto step = [&] {
     timer.start();
-    result.last_loss = trainer.step([&](std::int64_t) { return batch; }).loss;
+    result.last_loss = trainer.step([&](std::int64_t) { return Batch(batch); }).loss;
     milliseconds = timer.stop();
     if (trainer.steps_done() == 1) result.first_loss = result.last_loss;
   };

@@ -112,11 +112,11 @@ StepFlops training_flops(const ModelConfig& config, double batch, std::int64_t l
     return training_flops(config, forward_products(config, batch, double(padded_length(config, length))));
   const auto [encoder, decoder] = encoder_and_decoder(config);
   const std::int64_t bucket = decoder.context_bucket();
-  const double context = double((source_length + bucket - 1) / bucket * bucket);
+  const std::int64_t context = (source_length + bucket - 1) / bucket * bucket;
   const StepFlops reading =
       training_flops(encoder, forward_products(encoder, batch, double(padded_length(encoder, source_length))));
-  const StepFlops writing =
-      training_flops(decoder, forward_products(decoder, batch, double(padded_length(decoder, length)), context));
+  const StepFlops writing = training_flops(
+      decoder, forward_products(decoder, batch, double(padded_length(decoder, length)), double(context)));
   return {reading.needed + writing.needed, reading.executed + writing.executed};
 }
 
