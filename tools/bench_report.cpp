@@ -113,6 +113,9 @@ std::vector<std::string> notes_of(const BenchReport& report, const std::optional
   }
   for (const BenchResult& r : report.results)
     if (!r.note.empty()) notes.push_back(r.at.name + ": " + r.note);
+  for (const BenchResult& r : report.results)
+    if (r.was_measured())
+      for (const std::string& doubt : r.doubts()) notes.push_back(r.at.name + ": warning: " + doubt);
   if (!report.skipped.empty())
     notes.push_back(fmt::format("skipped, since they need a GPU: {}", fmt::join(report.skipped, ", ")));
   if (!earlier) return notes;
@@ -178,6 +181,8 @@ std::string bench_json(const BenchReport& report) {
                         {"hfu", r.hfu()},
                         {"mfu_of_matmul", r.mfu_of_ceiling()},
                         {"hfu_of_matmul", r.hfu_of_ceiling()},
+                        {"waited_for_processor", r.waited},
+                        {"doubts", r.doubts()},
                         {"pool_peak_bytes", r.pool_bytes},
                         {"gpu_bytes_in_use", nullptr},
                         {"first_loss", nullptr},

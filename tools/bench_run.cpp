@@ -4,12 +4,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
+#include <fstream>
 #include <new>
 
+#include "autograd/parallel.h"
 #include "autograd/pool.h"
-#include "build_info.h"
 #include "cuda/blas.h"
 #include "cuda/device.h"
+#include "cuda/host_clock.h"
 #include "cuda/timer.h"
 #include "models/generate.h"
 
@@ -28,6 +31,17 @@ std::optional<std::size_t> driver_bytes(Device device) {
 void say(const BenchSettings& settings, const BenchCase& at, const std::string& doing) {
   if (settings.progress) settings.progress(at.name + ": " + doing);
 }
+
+/// Stands around the timed part: how long threads waited in it for a processor, as a share of its wall time.
+class WaitShare {
+ public:
+  WaitShare() : waited_(waited_for_processor()) { clock_.start(); }
+  double share() const { return (waited_for_processor() - waited_) / (1e6 * clock_.stop() * double(threads())); }
+
+ private:
+  double waited_;
+  cuda::HostClock clock_;
+};
 
 std::string too_slow(const BenchSettings& settings, std::size_t samples, const char* what) {
   return fmt::format("{} samples, since {} takes more than {:g} s", samples, what, settings.slow_step_ms / 1000);
@@ -58,10 +72,12 @@ void time_training(BenchResult& result, Device device, const BenchSettings& sett
 
   say(settings, at, fmt::format("timing {} steps", steps));
   Pool::of(device).reset_peak();
+  const WaitShare wait;
   for (std::int64_t i = 0; i < steps; ++i) {
     step();
     result.milliseconds.push_back(milliseconds);
   }
+  result.waited = wait.share();
 }
 
 void time_generation(BenchResult& result, Device device, const BenchSettings& settings) {
@@ -85,6 +101,7 @@ void time_generation(BenchResult& result, Device device, const BenchSettings& se
   say(settings, at, fmt::format("reading {} tokens, then timing {} samples of {}", at.length, samples, result.tokens));
   Pool::of(device).reset_peak();
   cuda::Timer timer(device);
+  const WaitShare wait;
   std::int64_t made = 0;
   generate(model, {{prompt.begin(), prompt.end()}}, kTokensInSample * (result.warmup_steps + samples), {}, Rng(3),
            [&](std::size_t, std::int32_t) {
@@ -100,6 +117,7 @@ void time_generation(BenchResult& result, Device device, const BenchSettings& se
              timer.start();
              return std::int64_t(result.milliseconds.size()) < samples;
            });
+  result.waited = wait.share();
 }
 
 }  // namespace
@@ -115,6 +133,28 @@ double quantile(std::vector<double> values, double part) {
 double BenchResult::median_ms() const { return quantile(milliseconds); }
 double BenchResult::spread() const {
   return (quantile(milliseconds, 0.75) - quantile(milliseconds, 0.25)) / 2 / median_ms();
+}
+
+std::vector<std::string> BenchResult::doubts() const {
+  std::vector<std::string> doubts;
+  if (waited > 0.05)
+    doubts.push_back(
+        fmt::format("others use this machine: threads waited {:.0f} % of the time for a processor", 100 * waited));
+  if (hfu_of_ceiling() > 1)
+    doubts.push_back(
+        "faster than the measured matrix products, which cannot be: the machine was busier when those ran");
+  return doubts;
+}
+
+double waited_for_processor() {
+  // /proc/PID/task/TID/schedstat: nanoseconds run, nanoseconds waited in the queue, turns
+  double total = 0;
+  std::error_code ignored;
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task", ignored)) {
+    double ran = 0, waited = 0;
+    if (std::ifstream file(task.path() / "schedstat"); file >> ran >> waited) total += waited;
+  }
+  return total;
 }
 
 DType bench_dtype(const std::string& precision) { return precision == "bf16" ? DType::bf16 : DType::f32; }
@@ -149,7 +189,7 @@ double MatmulCeiling::measure(Device device, const std::string& precision) {
   const Tensor a = uniform(Rng(1), {edge, edge}, -1, 1, bench_dtype(precision)).to(device);
   cuda::Timer timer(device);
   std::vector<double> milliseconds;
-  constexpr int warmup = 3, timed = 11;
+  constexpr int warmup = 3, timed = 20;
   for (int i = 0; i < warmup + timed; ++i) {
     timer.start();
     matmul(a, a);
@@ -157,7 +197,7 @@ double MatmulCeiling::measure(Device device, const std::string& precision) {
     if (i >= warmup) milliseconds.push_back(ms);
   }
   const double operations = 2 * std::pow(double(edge), 3);
-  figures_.push_back({device, precision, edge, 1000 * operations / quantile(milliseconds)});
+  figures_.push_back({device, precision, edge, 1000 * operations / quantile(milliseconds, 0)});
   return figures_.back().flops_per_second;
 }
 

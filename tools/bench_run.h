@@ -17,7 +17,7 @@ class MatmulCeiling {
   /// Products are of `edge` x `edge` matrices; 0: 8192 on a GPU, 1024 on the CPU.
   explicit MatmulCeiling(std::int64_t edge = 0) : edge_(edge) {}
 
-  /// FLOP/s in a precision (f32, tf32, bf16): the median of several products.
+  /// FLOP/s in a precision (f32, tf32, bf16): the fastest of several products, since others can only slow them down.
   double measure(Device device, const std::string& precision);
 
   struct Figure {
@@ -59,6 +59,8 @@ struct BenchResult {
   std::optional<std::size_t> driver_bytes =
       {};  // in use on the GPU afterwards, by anybody; the pool gives nothing back
 
+  double waited = 0;  // share of the timed steps in which this program's threads were ready, but had no processor
+
   bool was_measured() const { return outcome == BenchOutcome::measured; }
   double median_ms() const;
   /// Half the distance between the quartiles, as a share of the median.
@@ -69,6 +71,8 @@ struct BenchResult {
   double hfu() const { return utilisation(flops.executed, peak); }
   double mfu_of_ceiling() const { return utilisation(flops.needed, ceiling); }
   double hfu_of_ceiling() const { return utilisation(flops.executed, ceiling); }
+  /// Why these figures say little, a line each: a busy machine, or a ceiling that was exceeded.
+  std::vector<std::string> doubts() const;
 
  private:
   double utilisation(double operations, double of) const { return 1000 * operations / median_ms() / of; }
@@ -80,6 +84,10 @@ BenchResult run_bench_case(const BenchCase& at, Device device, MatmulCeiling& ce
 
 /// The value in the middle, or between the two in the middle; `part` 0.25 and 0.75 are the quartiles, interpolated.
 double quantile(std::vector<double> values, double part = 0.5);
+
+/// Nanoseconds for which this program's threads have been ready to run while others had the processors, in all; 0 where
+/// the system does not count them.
+double waited_for_processor();
 
 /// What the case's steps are trained with, and on.
 TrainConfig bench_training(const BenchCase& at);

@@ -540,6 +540,26 @@ TEST(BenchReport, TableAndMarkdownShowWhatWasMeasured) {
   EXPECT_EQ(bars.size(), 1u) << "every row has as many columns";
 }
 
+TEST(BenchReport, SaysWhatMakesFiguresDoubtful) {
+  BenchReport report = made_up_report();
+  EXPECT_TRUE(report.results[0].doubts().empty());
+  EXPECT_FALSE(contains(bench_table(report), "warning"));
+  report.results[0].waited = 0.4;
+  report.results[1].ceiling = 1e11;  // 2e9 operations in 4 ms are 5e11
+  EXPECT_TRUE(contains(bench_table(report), "E-B4: warning: others use this machine: threads waited 40 %"));
+  EXPECT_TRUE(contains(bench_markdown(report), "E-B16: warning: faster than the measured matrix products"));
+  const nlohmann::json json = nlohmann::json::parse(bench_json(report));
+  EXPECT_EQ(json["cases"][0]["waited_for_processor"], 0.4);
+  EXPECT_EQ(json["cases"][0]["doubts"].size(), 1u);
+  EXPECT_EQ(json["cases"][1]["doubts"].size(), 1u);
+}
+
+TEST(Bench, WaitingForAProcessorIsCountedInAll) {
+  const double before = waited_for_processor();
+  EXPECT_GE(before, 0);
+  EXPECT_GE(waited_for_processor(), before);
+}
+
 TEST(BenchReport, BadFilesAreDataErrors) {
   const std::string good = bench_json(made_up_report());
   std::string no_device = good, no_speed = good;
