@@ -11,6 +11,7 @@
 
 #include "autograd/error.h"
 #include "build_info.h"
+#include "tools/bench.h"
 #include "tools/device.h"
 #include "tools/doctor.h"
 #include "tools/eval.h"
@@ -281,6 +282,46 @@ void add_gradcheck(CLI::App& app, Command& command) {
   sub->callback([options, &command] { command = [options] { return gradcheck(*options, std::cout); }; });
 }
 
+void add_bench(CLI::App& app, Command& command) {
+  auto* sub = app.add_subcommand("bench", "Measure the speed and the memory of training and generation");
+  auto options = std::make_shared<BenchOptions>();
+  sub->add_option("--case", options->cases, "run this one, or all of NAME-...; may be given again")
+      ->type_name("NAME")
+      ->allow_extra_args(false);
+  sub->add_flag("--list", options->list, "name the cases and stop");
+  sub->add_flag("--suite", options->suite, "print Markdown, with device, date and commit as its heading");
+  sub->add_option("--json", options->json, "write all figures and samples to this file; - prints them alone")
+      ->type_name("FILE");
+  sub->add_option("--compare", options->compare, "the JSON of an earlier run: adds how many times faster this one is")
+      ->type_name("FILE");
+  sub->add_option("--steps", options->steps, "timed steps of a case")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1000000))
+      ->capture_default_str();
+  sub->add_option("--precision", options->precision, "in place of each case's own")
+      ->type_name("f32|tf32|bf16")
+      ->check(CLI::IsMember({"f32", "tf32", "bf16"}));
+  sub->add_option("--device", options->device, "whose cases to run")
+      ->type_name("auto|cpu|cuda")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+  sub->add_option("--threads", options->threads, "of the CPU; 0 takes all cores")
+      ->type_name("N")
+      ->check(CLI::Range(0, 1024));
+  sub->footer(
+      "Before a case is timed, a small model of its kind must agree with the CPU in f64. A GPU is timed by events.\n"
+      "MFU counts the operations that a step needs, HFU also what is computed again (tools/flops.h), over 989 TFLOP/s\n"
+      "on an H100, elsewhere over the measured speed of matrix products.\n"
+      "\nExamples:\n"
+      "  sinkhorn bench --list\n"
+      "  sinkhorn bench --case cpu --threads 2 --json before.json\n"
+      "  sinkhorn bench --case cpu --threads 2 --compare before.json\n"
+      "  sinkhorn bench --case E-B4 --case generation --steps 20\n"
+      "  sinkhorn bench --suite > speed.md\n"
+      "\nExit codes: 0 measured, 1 the numbers of a case were wrong, 2 usage, 3 files, 6 a case needs a GPU;\n"
+      "            4 out of memory, 5 not finite: if that was the only case");
+  sub->callback([options, &command] { command = [options] { return bench(*options, std::cout, std::cerr); }; });
+}
+
 /// `lesson` has commands of its own, which share one set of options.
 void add_lesson(CLI::App& app, Command& command) {
   auto* lesson = app.add_subcommand("lesson", "The course: from one derivative to a trained Sinkhorn transformer");
@@ -386,6 +427,7 @@ int parse_and_run(std::vector<std::string> arguments) {
   add_leak_check(app, command);
   add_sort_view(app, command);
   add_tape(app, command);
+  add_bench(app, command);
   add_doctor(app, command);
   add_lesson(app, command);
   // Unknown words are collected, not refused by the library, so that the message can name the nearest known one.

@@ -2,7 +2,8 @@
 # Checks the CUDA build on this machine's GPU: tools/gpu_check.sh [BUILD]. Builds the preset cuda, or takes the folder BUILD
 # with sinkhorn, sinkhorn_tests and sinkhorn_planted in it. Runs the tests on the device, the gradient checks, parity with the
 # reference files (SINKHORN_SHARED, else `shared` beside the repository) and compute-sanitizer's four tools, each of which
-# first has to find a planted bug. Ends in a table; exits 1 if a line of it failed. Logs go to GPU_CHECK_LOGS (/tmp/gpu_check).
+# first has to find a planted bug; and the benchmark of a few cases. Ends in a table, and in the benchmark's; exits 1 if a
+# line of it failed. Logs go to GPU_CHECK_LOGS (/tmp/gpu_check), all samples to bench.json there.
 set -uo pipefail
 root=$(dirname -- "$(dirname -- "$(readlink -f -- "$0")")")
 build=${1:-$root/build/cuda}
@@ -56,6 +57,14 @@ if command -v compute-sanitizer >/dev/null; then
 else
   table+=("compute-sanitizer is missing, so its tools were not run") failed=1
 fi
+# speed is shown, not judged: the step fails only where a case's numbers are wrong, or it cannot run
+measure() {
+  limit "$build/sinkhorn" bench --case E-B4 --case E-B16 --case R --case generation --suite --json "$logs/bench.json" \
+    >"$logs/bench.md" && echo "$logs/bench.md"
+}
+rm -f "$logs/bench.md"
+step "benchmark" bench measure
 printf '\n%s\n' "$(nvidia-smi -L | head -n 1)"
 printf '%s\n' "${table[@]}"
+if [[ -s $logs/bench.md ]]; then printf '\n'; cat "$logs/bench.md"; fi
 exit $failed

@@ -7,6 +7,7 @@ EncoderDecoderConfig encoder_and_decoder(const ModelConfig& config) {
   pair.encoder.causal = false;
   pair.encoder.return_embeddings = true;
   pair.decoder.receives_context = true;
+  if (config.causal) pair.decoder.n_sortcut = 0;
   return pair;
 }
 

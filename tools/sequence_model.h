@@ -16,6 +16,7 @@ struct Batch {
 };
 
 /// The same options for both: the encoder sees all of its source and returns embeddings, which the decoder receives.
+/// SortCut (n_sortcut) is the encoder's alone where the decoder is causal, which would see the future by it.
 EncoderDecoderConfig encoder_and_decoder(const ModelConfig& config);
 
 /// One type for both, so that optimizer, checkpoints and scores need not know which.

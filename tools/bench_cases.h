@@ -1,0 +1,38 @@
+// What `sinkhorn bench` measures: one table of cases.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "autograd/dtype.h"
+#include "models/config.h"
+
+namespace sinkhorn {
+
+struct BenchCase {
+  enum class Kind {
+    training,   // optimizer steps on batch x length tokens
+    generation  // tokens of one stream behind `length` characters of context
+  };
+  std::string name, purpose;
+  ModelConfig model;
+  Kind kind = Kind::training;
+  std::string precision = "f32";
+  std::int64_t batch = 1, length = 0;
+  std::int64_t source_length = 0;  // an encoder reads so many tokens of each row; 0: there is no encoder
+  Device device = Device::cuda;    // what it is made for
+
+  bool has_encoder() const { return source_length > 0; }
+};
+
+/// In the order in which they run.
+const std::vector<BenchCase>& bench_cases();
+
+/// The case of this name, or all whose names begin with it and a dash ("generation" is generation-512 and
+/// generation-8000). Throws UsageError with the nearest name if there is none.
+std::vector<BenchCase> find_bench_cases(const std::string& name);
+
+/// The same kind of model, so small that its gradients are compared with the CPU's f64 in a moment: every option that
+/// chooses what is computed stays.
+BenchCase small_twin(const BenchCase& large);
+
+}  // namespace sinkhorn

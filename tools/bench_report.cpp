@@ -1,0 +1,278 @@
+#include "tools/bench_report.h"
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <ctime>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "autograd/error.h"
+#include "autograd/parallel.h"
+#include "build_info.h"
+#include "cuda/device.h"
+#include "tools/read_file.h"
+#include "tools/subprocess.h"
+
+namespace sinkhorn {
+namespace {
+
+using Json = nlohmann::ordered_json;
+constexpr const char* kFormat = "sinkhorn bench 1";
+
+std::string processor() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);)
+    if (const auto at = line.find(": "); line.starts_with("model name") && at != std::string::npos)
+      return line.substr(at + 2);
+  return "unknown processor";
+}
+
+std::string commit_of_sources() {
+  const auto git = [](std::vector<std::string> words) {
+    words.insert(words.begin(), {"git", "-C", std::string(build_info::source_dir)});
+    return run_subprocess(words);
+  };
+  try {
+    SubprocessResult head = git({"rev-parse", "--short=12", "HEAD"});
+    if (!head.ok()) return "unknown";
+    head.output.erase(head.output.find_last_not_of(" \n") + 1);
+    return head.output + (git({"diff", "--quiet", "HEAD"}).ok() ? "" : " with changes");
+  } catch (const Error&) {  // there is no git
+    return "unknown";
+  }
+}
+
+std::string outcome_name(BenchOutcome outcome) {
+  switch (outcome) {
+    case BenchOutcome::measured:
+      return "measured";
+    case BenchOutcome::out_of_memory:
+      return "out of memory";
+    case BenchOutcome::disagrees:
+      return "wrong numbers";
+    case BenchOutcome::non_finite:
+      return "not finite";
+  }
+  return "";
+}
+
+std::string device_name(Device device) { return device == Device::cuda ? "cuda" : "cpu"; }
+
+std::string thousands(double value) {
+  std::string digits = fmt::format("{:.0f}", value);
+  for (std::size_t at = digits.size(); at > 3; at -= 3) digits.insert(at - 3, ",");
+  return digits;
+}
+
+std::string gib(std::size_t bytes) { return fmt::format("{:.2f}", double(bytes) / (1 << 30)); }
+
+std::string ratio_text(const BenchResult& result, const EarlierBench& earlier) {
+  const auto then = earlier.cases.find(result.at.name);
+  if (!result.was_measured() || then == earlier.cases.end()) return "-";
+  if (const auto ratio = speed_ratio(result, earlier)) return fmt::format("{:.2f}x", *ratio);
+  return "was " + then->second.precision;
+}
+
+using Row = std::vector<std::string>;
+
+/// The head, then a row for each case; a case without figures has its outcome and no more.
+std::vector<Row> rows_of(const BenchReport& report, const std::optional<EarlierBench>& earlier) {
+  std::vector<Row> rows{{"case", "in", "tok/s", "ms", "spread", "MFU/HFU %", "of matmul %", "pool GiB", "GPU GiB"}};
+  if (earlier) rows[0].push_back("against");
+  for (const BenchResult& r : report.results) {
+    if (!r.was_measured()) {
+      rows.push_back({r.at.name, r.at.precision, outcome_name(r.outcome)});
+      continue;
+    }
+    const bool generates = r.at.kind == BenchCase::Kind::generation;
+    const double ms = generates ? r.median_ms() / double(r.tokens) : r.median_ms();
+    rows.push_back({r.at.name, r.at.precision, thousands(r.tokens_per_second()),
+                    fmt::format("{:.{}f}", ms, ms < 10 ? 3 : 1), fmt::format("{:.1f} %", 100 * r.spread()),
+                    fmt::format("{:.1f}/{:.1f}", 100 * r.mfu(), 100 * r.hfu()),
+                    fmt::format("{:.1f}/{:.1f}", 100 * r.mfu_of_ceiling(), 100 * r.hfu_of_ceiling()), gib(r.pool_bytes),
+                    r.driver_bytes ? gib(*r.driver_bytes) : "-"});
+    if (earlier) rows.back().push_back(ratio_text(r, *earlier));
+  }
+  return rows;
+}
+
+/// What stands under the table, a line each.
+std::vector<std::string> notes_of(const BenchReport& report, const std::optional<EarlierBench>& earlier) {
+  std::vector<std::string> notes;
+  for (const MatmulCeiling::Figure& c : report.ceilings)
+    notes.push_back(fmt::format("matmul on {}, {} {}^3: {:.4g} TFLOP/s", device_name(c.device), c.precision, c.edge,
+                                c.flops_per_second / 1e12));
+  notes.push_back(
+      "ms of a training step, or of a generated token: median; spread: half the distance between the quartiles");
+  for (const BenchResult& r : report.results) {
+    if (!r.was_measured() || r.peak == r.ceiling) continue;
+    notes.push_back(fmt::format("MFU and HFU are shares of the device's bf16 peak, {:.0f} TFLOP/s", r.peak / 1e12));
+    break;
+  }
+  for (const BenchResult& r : report.results)
+    if (!r.note.empty()) notes.push_back(r.at.name + ": " + r.note);
+  for (const BenchResult& r : report.results)
+    if (r.was_measured())
+      for (const std::string& doubt : r.doubts()) notes.push_back(r.at.name + ": warning: " + doubt);
+  if (!report.skipped.empty())
+    notes.push_back(fmt::format("skipped, since they need a GPU: {}", fmt::join(report.skipped, ", ")));
+  if (!earlier) return notes;
+  notes.push_back(fmt::format("against: speed over that of {} ({}, {}, commit {})", earlier->path, earlier->device,
+                              earlier->date, earlier->commit));
+  if (earlier->device != report.machine.device)
+    notes.push_back(
+        fmt::format("warning: that was another device ({}), so the ratios do not compare the code", earlier->device));
+  return notes;
+}
+
+std::string driver_text(const BenchMachine& m) {
+  return m.driver.empty() ? "" : fmt::format("; driver for CUDA {}, CUDA {}", m.driver, m.cuda);
+}
+
+}  // namespace
+
+BenchMachine this_machine(Device device) {
+  const cuda::Probe probe = cuda::probe();
+  const bool on_gpu = device == Device::cuda && !probe.devices.empty();
+  return {on_gpu ? probe.devices[0].name : fmt::format("{}, {} threads", processor(), threads()),
+          probe.driver,
+          probe.runtime,
+          fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr))),
+          commit_of_sources(),
+          std::string(build_info::compiler),
+          threads()};
+}
+
+std::string bench_json(const BenchReport& report) {
+  const BenchMachine& m = report.machine;
+  Json json{{"format", kFormat}, {"device", m.device}, {"driver", m.driver},     {"cuda", m.cuda},
+            {"date", m.date},    {"commit", m.commit}, {"compiler", m.compiler}, {"threads", m.threads}};
+  json["matmul"] = Json::array();
+  for (const MatmulCeiling::Figure& c : report.ceilings)
+    json["matmul"].push_back({{"device", device_name(c.device)},
+                              {"precision", c.precision},
+                              {"edge", c.edge},
+                              {"flops_per_second", c.flops_per_second}});
+  json["cases"] = Json::array();
+  for (const BenchResult& r : report.results) {
+    Json entry{{"name", r.at.name},
+               {"kind", r.at.kind == BenchCase::Kind::training ? "training" : "generation"},
+               {"outcome", outcome_name(r.outcome)},
+               {"note", r.note},
+               {"precision", r.at.precision},
+               {"batch", r.at.batch},
+               {"length", r.at.length},
+               {"source_length", r.at.source_length}};
+    if (r.was_measured()) {
+      entry.update(Json{{"parameters", r.parameters},
+                        {"warmup_samples", r.warmup_steps},
+                        {"tokens_per_sample", r.tokens},
+                        {"samples_ms", r.milliseconds},
+                        {"median_ms", r.median_ms()},
+                        {"spread", r.spread()},
+                        {"tokens_per_second", r.tokens_per_second()},
+                        {"needed_flops_per_sample", r.flops.needed},
+                        {"executed_flops_per_sample", r.flops.executed},
+                        {"peak_flops_per_second", r.peak},
+                        {"matmul_flops_per_second", r.ceiling},
+                        {"mfu", r.mfu()},
+                        {"hfu", r.hfu()},
+                        {"mfu_of_matmul", r.mfu_of_ceiling()},
+                        {"hfu_of_matmul", r.hfu_of_ceiling()},
+                        {"waited_for_processor", r.waited},
+                        {"doubts", r.doubts()},
+                        {"pool_peak_bytes", r.pool_bytes},
+                        {"gpu_bytes_in_use", nullptr},
+                        {"first_loss", nullptr},
+                        {"last_loss", nullptr}});
+      if (r.driver_bytes) entry["gpu_bytes_in_use"] = *r.driver_bytes;
+      if (r.at.kind == BenchCase::Kind::training) {
+        entry["first_loss"] = r.first_loss;
+        entry["last_loss"] = r.last_loss;
+      }
+    }
+    json["cases"].push_back(std::move(entry));
+  }
+  json["skipped"] = report.skipped;
+  return json.dump(1) + "\n";
+}
+
+EarlierBench earlier_bench_from_json(const std::string& text, const std::string& path) {
+  const auto refuse = [&](const std::string& why) {
+    fail<DataError>("--compare: ", path, " ", why, "; give a file that `sinkhorn bench --json FILE` wrote");
+  };
+  EarlierBench earlier{path, {}, {}, {}, {}};
+  try {
+    const Json json = Json::parse(text);
+    if (!json.is_object() || json.value("format", "") != kFormat) refuse("holds no benchmark of this format");
+    earlier.device = json.at("device").get<std::string>();
+    earlier.date = json.at("date").get<std::string>();
+    earlier.commit = json.at("commit").get<std::string>();
+    for (const Json& entry : json.at("cases")) {
+      if (!entry.contains("tokens_per_second")) continue;
+      const double speed = entry.at("tokens_per_second").get<double>();
+      if (!(speed > 0)) refuse("has a speed that is no positive number");
+      earlier.cases[entry.at("name").get<std::string>()] = {entry.at("precision").get<std::string>(), speed};
+    }
+  } catch (const Json::parse_error&) {
+    refuse("is no JSON");
+  } catch (const Json::exception&) {
+    refuse("lacks what a benchmark has");
+  }
+  return earlier;
+}
+
+EarlierBench read_earlier_bench(const std::string& path) {
+  return earlier_bench_from_json(read_file(path, "--compare"), path);
+}
+
+std::optional<double> speed_ratio(const BenchResult& now, const EarlierBench& then) {
+  const auto at = then.cases.find(now.at.name);
+  if (!now.was_measured() || at == then.cases.end() || at->second.precision != now.at.precision) return std::nullopt;
+  return now.tokens_per_second() / at->second.tokens_per_second;
+}
+
+std::string bench_table(const BenchReport& report, const std::optional<EarlierBench>& earlier) {
+  const std::vector<Row> rows = rows_of(report, earlier);
+  std::vector<std::size_t> widths(rows[0].size());
+  for (const Row& row : rows)
+    if (row.size() == widths.size())
+      for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  for (const Row& row : rows)
+    for (std::size_t i = 0; i < std::min<std::size_t>(row.size(), 2); ++i)
+      widths[i] = std::max(widths[i], row[i].size());
+
+  const BenchMachine& m = report.machine;
+  std::string text = fmt::format("{}{}\n{}, commit {}, {}\n\n", m.device, driver_text(m), m.date, m.commit, m.compiler);
+  for (const Row& row : rows) {
+    std::string line = fmt::format("{:<{}}  {:<{}}", row[0], widths[0], row[1], widths[1]);
+    for (std::size_t i = 2; i < row.size(); ++i) line += fmt::format("  {:>{}}", row[i], widths[i]);
+    text += line + "\n";
+  }
+  text += "\n";
+  for (const std::string& note : notes_of(report, earlier)) text += note + "\n";
+  return text;
+}
+
+std::string bench_markdown(const BenchReport& report, const std::optional<EarlierBench>& earlier) {
+  const BenchMachine& m = report.machine;
+  std::string text = fmt::format("## {}, {}, commit {}\n\n", m.device, m.date.substr(0, 10), m.commit);
+  text += fmt::format("{}{}\n\n", m.compiler, driver_text(m));
+  const std::vector<Row> rows = rows_of(report, earlier);
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    Row row = rows[i];
+    row.resize(rows[0].size());
+    text += fmt::format("| {} |\n", fmt::join(row, " | "));
+    if (i > 0) continue;
+    text += "|---|---|";
+    for (std::size_t column = 2; column < row.size(); ++column) text += "---:|";
+    text += "\n";
+  }
+  text += "\n";
+  for (const std::string& note : notes_of(report, earlier)) text += "- " + note + "\n";
+  return text;
+}
+
+}  // namespace sinkhorn
