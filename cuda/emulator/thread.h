@@ -31,9 +31,8 @@ class Global {
       *at_ = value;
       return *this;
     }
-    Element& operator=(const Element& other) {
-      return *this = Value(other);
-    }  // NOLINT(bugprone-unhandled-self-assignment)
+    // NOLINTNEXTLINE(bugprone-unhandled-self-assignment)
+    Element& operator=(const Element& other) { return *this = Value(other); }
 
    private:
     static void count(emulator::Traffic& traffic) {
