@@ -38,6 +38,19 @@ void dispatch(const Tensor& like, Kernel kernel) {
   }
 }
 
+/// For kernels under mixed precision, some of whose arrays are in a wider type: calls `kernel.operator()<T, W>(space)`,
+/// T by the dtype of `like`, W by `wider`: T itself, or float where T is bf16.
+template <class Kernel>
+void dispatch_mixed(const Tensor& like, DType wider, Kernel kernel) {
+  dispatch(like, [&]<class T>(auto space) {
+    if (wider == dtype_of<T>) return kernel.template operator()<T, T>(space);
+    if constexpr (std::is_same_v<T, bf16>) {
+      if (wider == DType::f32) return kernel.template operator()<T, float>(space);
+    }
+    fail("dispatch: ", dtype_of<T>, " beside ", wider, "; the wider type can be the same, or f32 beside bf16");
+  });
+}
+
 /// The same for kernels that only move elements: T is also std::int32_t or bool.
 template <class Kernel>
 void dispatch_any(const Tensor& like, Kernel kernel) {

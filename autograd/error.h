@@ -31,12 +31,18 @@ struct DeviceError : Error {
   using Error::Error;
 };
 
+/// The parts as << writes them, joined: text_of(x.shape(), " ", x.dtype()).
+template <class... Parts>
+std::string text_of(const Parts&... parts) {
+  std::ostringstream text;
+  (text << ... << parts);
+  return text.str();
+}
+
 /// Throws `Kind` with the parts joined: fail("matmul: lhs ", a.shape(), " does not fit rhs ", b.shape()).
 template <class Kind = Error, class... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
-  std::ostringstream text;
-  (text << ... << parts);
-  throw Kind(text.str());
+  throw Kind(text_of(parts...));
 }
 
 }  // namespace sinkhorn

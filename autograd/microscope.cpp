@@ -46,13 +46,6 @@ constexpr std::array<Description, 24> kDescriptions = {{
     {"missing-term", "a term is missing"},
 }};
 
-template <class... Parts>
-std::string text(const Parts&... parts) {
-  std::ostringstream out;
-  (out << ... << parts);
-  return out.str();
-}
-
 std::string digits(double x, int significant = 4) {
   std::array<char, 40> buffer{};
   (void)std::snprintf(buffer.data(), buffer.size(), "%.*g", significant, x);
@@ -229,8 +222,9 @@ class Examination {
     if (!both_.analytic[k_]) return look_at_nothing();
     if (!is_finite(analytic_) || !is_finite(numeric_)) return look_at_what_is_not_finite();
     if (both_.analytic[k_].dtype() != DType::f64) {
-      find(Cause::wrong_type, 0,
-           text("The gradient is ", both_.analytic[k_].dtype(), ", the input f64. A gradient has its input's type."));
+      find(
+          Cause::wrong_type, 0,
+          text_of("The gradient is ", both_.analytic[k_].dtype(), ", the input f64. A gradient has its input's type."));
       return;
     }
     look_at_other_inputs(true);
@@ -253,8 +247,9 @@ class Examination {
     const std::string what = both_.analytic[k_] ? "Every element of the analytic gradient is 0"
                                                 : "There is no analytic gradient: an empty tensor, which counts as 0";
     find(Cause::no_flow, scale_,
-         text(what, ", yet the numeric one reaches ", digits(scale_), ". Was the input taken as a constant (no leaf, ",
-              "or detached)? Or does backward return nothing for it?"));
+         text_of(what, ", yet the numeric one reaches ", digits(scale_),
+                 ". Was the input taken as a constant (no leaf, ",
+                 "or detached)? Or does backward return nothing for it?"));
   }
 
   void look_at_what_is_not_finite() {
@@ -263,15 +258,16 @@ class Examination {
     };
     if (const auto bad = count(numeric_); bad > 0) {
       find(Cause::not_finite, 0,
-           text(bad, " of ", numeric_.size(), " numeric differences are not finite: the function itself gives NaN or ",
-                "infinity near this point."));
+           text_of(bad, " of ", numeric_.size(),
+                   " numeric differences are not finite: the function itself gives NaN or ",
+                   "infinity near this point."));
       return;
     }
     const auto first = std::find_if(analytic_.begin(), analytic_.end(), [](double x) { return !std::isfinite(x); });
     find(Cause::not_finite, 0,
-         text(count(analytic_), " of ", analytic_.size(), " analytic elements are not finite, first at ",
-              position(first - analytic_.begin()), "; the numeric ones are. A division by 0, the logarithm of 0, ",
-              "0 * infinity, or memory that was never written?"));
+         text_of(count(analytic_), " of ", analytic_.size(), " analytic elements are not finite, first at ",
+                 position(first - analytic_.begin()), "; the numeric ones are. A division by 0, the logarithm of 0, ",
+                 "0 * infinity, or memory that was never written?"));
   }
 
   std::string position(std::ptrdiff_t element) const {
@@ -314,8 +310,8 @@ class Examination {
     const auto nonzero = std::count_if(numeric_.begin(), numeric_.end(), [&](double x) { return x != 0; });
     if (nonzero < 2 && meaning.empty()) return;
     const std::string where =
-        nonzero < 2 ? "the only element that is not 0" : text("all ", numeric_.size(), " elements");
-    const std::string evidence = text("analytic = ", factor_text(factor), " x numeric in ", where, ".");
+        nonzero < 2 ? "the only element that is not 0" : text_of("all ", numeric_.size(), " elements");
+    const std::string evidence = text_of("analytic = ", factor_text(factor), " x numeric in ", where, ".");
     if (std::abs(factor + 1) <= kFit) {
       find(Cause::sign, residual, evidence + " A minus forgotten, or one too many?");
     } else if (std::abs(factor - 1) <= 1e-5) {
@@ -361,9 +357,9 @@ class Examination {
   void each_extent(See see) const {
     const auto of = [&](const Shape& shape, const std::string& name) {
       for (int axis = 0; axis < shape.rank(); ++axis)
-        if (shape[axis] > 1) see(double(shape[axis]), text("the extent of axis ", axis, " of ", name, " ", shape));
+        if (shape[axis] > 1) see(double(shape[axis]), text_of("the extent of axis ", axis, " of ", name, " ", shape));
       if (shape.rank() > 1 && shape.count() > 1)
-        see(double(shape.count()), text("the number of elements of ", name, " ", shape));
+        see(double(shape.count()), text_of("the number of elements of ", name, " ", shape));
     };
     of(shape_, both_.names[k_]);
     for (std::size_t j = 0; j < both_.points.size(); ++j)
@@ -383,16 +379,16 @@ class Examination {
                             relative_error(both_.analytic[j], both_.numeric[k_]) <= kFit;
       if (returned != both_ways) continue;
       find(Cause::swapped, residual,
-           text("The analytic gradient of ", both_.names[k_], " equals the numeric one of ", both_.names[j],
-                both_ways ? ", and the other way round. Are they returned in the wrong order?"
-                          : ". Is it computed from the wrong input, or returned in the wrong place?"));
+           text_of("The analytic gradient of ", both_.names[k_], " equals the numeric one of ", both_.names[j],
+                   both_ways ? ", and the other way round. Are they returned in the wrong order?"
+                             : ". Is it computed from the wrong input, or returned in the wrong place?"));
       return;
     }
   }
 
   // The gradient of an input has the input's shape.
   void look_at_shape() {
-    const std::string shapes = text("The gradient is ", analytic_shape_, ", the input ", shape_);
+    const std::string shapes = text_of("The gradient is ", analytic_shape_, ", the input ", shape_);
     if (stretches(shape_, analytic_shape_) && shape_.count() < analytic_shape_.count()) {
       const std::vector<std::size_t> from = stretched_from(shape_, analytic_shape_);
       Values summed(numeric_.size(), 0);
@@ -400,8 +396,8 @@ class Examination {
       const double residual = largest_difference(summed, numeric_);
       if (explains(residual))
         find(Cause::missing_sum, residual,
-             text(shapes, "; summed over ", stretched_axes(shape_, analytic_shape_), " it equals the numeric one. ",
-                  "An input that was stretched gets the sum of all that flows to its copies."));
+             text_of(shapes, "; summed over ", stretched_axes(shape_, analytic_shape_), " it equals the numeric one. ",
+                     "An input that was stretched gets the sum of all that flows to its copies."));
     } else if (stretches(analytic_shape_, shape_)) {
       const std::vector<std::size_t> from = stretched_from(analytic_shape_, shape_);
       Values stretched;
@@ -413,9 +409,9 @@ class Examination {
       const double residual = largest_difference(stretched, explained);
       if (analytic_.size() < numeric_.size() && factor != 0 && explains(residual))
         find(Cause::not_stretched, residual,
-             text(shapes, "; stretched along ", stretched_axes(analytic_shape_, shape_), " it is ",
-                  std::abs(factor - 1) <= kFit ? "the numeric one" : factor_text(factor) + " x the numeric one",
-                  ". What a sum takes from each element flows back to each."));
+             text_of(shapes, "; stretched along ", stretched_axes(analytic_shape_, shape_), " it is ",
+                     std::abs(factor - 1) <= kFit ? "the numeric one" : factor_text(factor) + " x the numeric one",
+                     ". What a sum takes from each element flows back to each."));
     }
     if (analytic_.size() == numeric_.size()) {
       const bool transposed_shape = shape_.rank() == 2 && analytic_shape_ == Shape{shape_[1], shape_[0]};
@@ -436,13 +432,13 @@ class Examination {
       const std::int64_t extent = shape_[axis];
       if (extent < 2) continue;
       if (test(Cause::reversed, moved(numeric_, shape_, axis, [&](std::int64_t j) { return extent - 1 - j; }),
-               text("Read backwards along axis ", axis, ", the analytic gradient equals the numeric one.")))
+               text_of("Read backwards along axis ", axis, ", the analytic gradient equals the numeric one.")))
         continue;
       for (std::int64_t by = 1; by < extent; ++by) {
         const std::int64_t steps = by <= extent / 2 ? by : by - extent;
         test(Cause::rotated, moved(numeric_, shape_, axis, [&](std::int64_t j) { return (j - by + extent) % extent; }),
-             text("Shifted by ", -steps, " along axis ", axis, ", in a circle, the analytic gradient equals the ",
-                  "numeric one. The gradient of a shift goes the other way."));
+             text_of("Shifted by ", -steps, " along axis ", axis, ", in a circle, the analytic gradient equals the ",
+                     "numeric one. The gradient of a shift goes the other way."));
       }
     }
     Values a = analytic_, n = numeric_;
@@ -451,8 +447,8 @@ class Examination {
     const double residual = largest_difference(a, n);
     if (result_.findings.empty() && explains(residual))
       find(Cause::permuted, residual,
-           text("The ", a.size(), " analytic values, sorted, equal the numeric ones", slices_permuted(),
-                ". Do they go back to the places they came from (the inverse permutation, the same indices)?"));
+           text_of("The ", a.size(), " analytic values, sorted, equal the numeric ones", slices_permuted(),
+                   ". Do they go back to the places they came from (the inverse permutation, the same indices)?"));
   }
 
   void look_at_axes() {
@@ -488,8 +484,8 @@ class Examination {
         for (std::int64_t other = 0; other < extent && from[std::size_t(j)] < 0; ++other)
           if (slice_equals(axis, j, other)) from[std::size_t(j)] = other;
       if (std::find(from.begin(), from.end(), -1) == from.end())
-        return text("; along axis ", axis, " whole slices changed places, the numeric slices ", listed(from, 12),
-                    " in this order");
+        return text_of("; along axis ", axis, " whole slices changed places, the numeric slices ", listed(from, 12),
+                       " in this order");
     }
     return "";
   }
@@ -523,12 +519,12 @@ class Examination {
         for (const Values& all : copies) slice.push_back(all[copy]);
         const bool last = copy + 1 == copies[0].size();
         if (test(Cause::missing_sum, slice,
-                 text("It equals slice ", copy,
-                      last        ? " (the last)"
-                      : copy == 0 ? " (the first)"
-                                  : "",
-                      " of ", name, " along ", stretched_axes(shape_, large), "; the numeric one is the sum of all ",
-                      copies[0].size(), ". Is each slice written over the one before, instead of added?")))
+                 text_of("It equals slice ", copy,
+                         last        ? " (the last)"
+                         : copy == 0 ? " (the first)"
+                                     : "",
+                         " of ", name, " along ", stretched_axes(shape_, large), "; the numeric one is the sum of all ",
+                         copies[0].size(), ". Is each slice written over the one before, instead of added?")))
           return true;
       }
       return false;
@@ -543,14 +539,14 @@ class Examination {
     const std::int64_t count = shape_.count();
     if (result_.wrong == count || result_.wrong * 4 > count * 3) return;
     const std::string elements =
-        text(result_.wrong, " of ", count, result_.wrong == 1 ? " elements is wrong, " : " elements are wrong, ");
+        text_of(result_.wrong, " of ", count, result_.wrong == 1 ? " elements is wrong, " : " elements are wrong, ");
     std::string where;
     for (int axis = 0; axis < shape_.rank() && where.empty(); ++axis) where = wrong_slices(axis);
     if (where.empty()) where = wrong_triangle();
-    if (where.empty() && result_.wrong == 1) where = text("the one at [", listed(result_.worst.front().index), "]");
+    if (where.empty() && result_.wrong == 1) where = text_of("the one at [", listed(result_.worst.front().index), "]");
     if (where.empty()) {
       if (!result_.findings.empty()) return;
-      result_.notes.push_back(text(elements.substr(0, elements.size() - 2), "; the others agree."));
+      result_.notes.push_back(text_of(elements.substr(0, elements.size() - 2), "; the others agree."));
       return;
     }
     find(Cause::part, 0, elements + where + "; the others agree. " + what_is_there());
@@ -577,11 +573,11 @@ class Examination {
     const std::string side = some == 1  ? (at_end     ? "the last, "
                                            : at_begin ? "the first, "
                                                       : "")
-                             : at_end   ? text("the last ", some, ", ")
-                             : at_begin ? text("the first ", some, ", ")
+                             : at_end   ? text_of("the last ", some, ", ")
+                             : at_begin ? text_of("the first ", some, ", ")
                                         : "";
-    return text("all at ", some == 1 ? "index " : "indices ", listed(indices), " (", side, "of ", extent,
-                ") along axis ", axis);
+    return text_of("all at ", some == 1 ? "index " : "indices ", listed(indices), " (", side, "of ", extent,
+                   ") along axis ", axis);
   }
 
   std::string wrong_triangle() const {
@@ -615,15 +611,15 @@ class Examination {
     Values explained = n;
     for (double& x : explained) x *= factor;
     if (n.size() > 1 && largest_difference(a, explained) <= kFit * largest(a))
-      return text("There analytic = ", factor_text(factor), " x numeric.");
+      return text_of("There analytic = ", factor_text(factor), " x numeric.");
     return "Is an end of a loop, or a special case, off by one?";
   }
 
   void look_at_precision() {
     if (error_ > 1e-5 * scale_ || !result_.findings.empty()) return;
     find(Cause::precision, error_,
-         text("All elements agree to ", digits(error_ / scale_, 1), " of the largest: is something rounded to f32, or ",
-              "a constant given with too few digits?"));
+         text_of("All elements agree to ", digits(error_ / scale_, 1),
+                 " of the largest: is something rounded to f32, or ", "a constant given with too few digits?"));
   }
 
   // a = r_j n for each index j along an axis. Half of the indices must hold two values that are not 0, as one ratio
@@ -649,10 +645,10 @@ class Examination {
       if (j < 5) ratios += (j ? ", " : "") + digits(r);
     }
     if (telling < 2 || telling * 2 < extent || !explains(residual) || !result_.findings.empty()) return false;
-    find(
-        Cause::factor_along_axis, residual,
-        text("analytic / numeric depends on the index along axis ", axis, " alone: ", ratios, extent > 5 ? ", ..." : "",
-             ". A factor for each of them (a count, a weight, a norm) is missing or there twice."));
+    find(Cause::factor_along_axis, residual,
+         text_of("analytic / numeric depends on the index along axis ", axis, " alone: ", ratios,
+                 extent > 5 ? ", ..." : "",
+                 ". A factor for each of them (a count, a weight, a norm) is missing or there twice."));
     return true;
   }
 
@@ -666,8 +662,8 @@ class Examination {
       Values explained = numeric_;
       for (double& x : explained) x += c;
       test(Cause::offset, explained,
-           text("analytic = numeric + ", digits(c), " in all ", numeric_.size(),
-                " elements. Is something added that does not depend on the element?"));
+           text_of("analytic = numeric + ", digits(c), " in all ", numeric_.size(),
+                   " elements. Is something added that does not depend on the element?"));
     }
     if (!result_.findings.empty() || shape_.rank() == 0 || shape_[-1] < 3) return;
     test_term(difference, ones, "a constant for each row along the last axis",
@@ -702,9 +698,9 @@ class Examination {
     if (!result_.findings.empty() || shape_.rank() == 0) return;
     for (int axis = 0; axis < shape_.rank(); ++axis) {
       if (shape_[axis] < 2 || !sums_vanish(numeric_, axis) || sums_vanish(analytic_, axis)) continue;
-      result_.notes.push_back(text("Along axis ", axis,
-                                   " the numeric gradient always sums to 0 (as behind a softmax, a ",
-                                   "norm or a difference to the mean); the analytic one does not."));
+      result_.notes.push_back(text_of("Along axis ", axis,
+                                      " the numeric gradient always sums to 0 (as behind a softmax, a ",
+                                      "norm or a difference to the mean); the analytic one does not."));
       return;
     }
   }

@@ -33,11 +33,8 @@ Tensor FlatParameters::slice_of(const Tensor& flat, const Entry& entry) const {
 void FlatParameters::zero_gradients() { gradients.fill(0); }
 
 void FlatParameters::round() {
-  if (!rounded) {
-    rounded = Tensor({count()}, DType::bf16, values.device());
-    for (const Entry& entry : entries_) entry.parameter->rounded = slice_of(rounded, entry);
-  }
-  rounded.assign(values.to(DType::bf16));
+  rounded = values.to(DType::bf16);
+  for (const Entry& entry : entries_) entry.parameter->rounded = slice_of(rounded, entry);
 }
 
 }  // namespace sinkhorn

@@ -7,6 +7,7 @@
 
 #include "autograd/error.h"
 #include "build_info.h"
+#include "tools/temporary_folder.h"
 
 namespace sinkhorn::testing {
 
@@ -22,22 +23,6 @@ inline std::optional<std::filesystem::path> shared_folder() {
 /// True where the long versions of the tests are asked for.
 inline bool long_tests() { return std::getenv("SINKHORN_LONG_TESTS") != nullptr; }
 
-/// A new empty folder, removed at the end of its scope.
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "sinkhorn-test-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) fail("cannot create a temporary folder like ", name);
-    path = name;
-  }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path, ignored);
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-
-  std::filesystem::path path;
-};
+using sinkhorn::TemporaryFolder;
 
 }  // namespace sinkhorn::testing

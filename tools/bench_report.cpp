@@ -12,6 +12,7 @@
 #include "autograd/parallel.h"
 #include "build_info.h"
 #include "cuda/device.h"
+#include "tools/progress.h"
 #include "tools/read_file.h"
 #include "tools/subprocess.h"
 
@@ -58,14 +59,6 @@ std::string outcome_name(BenchOutcome outcome) {
   return "";
 }
 
-std::string device_name(Device device) { return device == Device::cuda ? "cuda" : "cpu"; }
-
-std::string thousands(double value) {
-  std::string digits = fmt::format("{:.0f}", value);
-  for (std::size_t at = digits.size(); at > 3; at -= 3) digits.insert(at - 3, ",");
-  return digits;
-}
-
 std::string gib(std::size_t bytes) { return fmt::format("{:.2f}", double(bytes) / (1 << 30)); }
 
 std::string ratio_text(const BenchResult& result, const EarlierBench& earlier) {
@@ -88,7 +81,7 @@ std::vector<Row> rows_of(const BenchReport& report, const std::optional<EarlierB
     }
     const bool generates = r.at.kind == BenchCase::Kind::generation;
     const double ms = generates ? r.median_ms() / double(r.tokens) : r.median_ms();
-    rows.push_back({r.at.name, r.at.precision, thousands(r.tokens_per_second()),
+    rows.push_back({r.at.name, r.at.precision, grouped(std::llround(r.tokens_per_second())),
                     fmt::format("{:.{}f}", ms, ms < 10 ? 3 : 1), fmt::format("{:.1f} %", 100 * r.spread()),
                     fmt::format("{:.1f}/{:.1f}", 100 * r.mfu(), 100 * r.hfu()),
                     fmt::format("{:.1f}/{:.1f}", 100 * r.mfu_of_ceiling(), 100 * r.hfu_of_ceiling()), gib(r.pool_bytes),
@@ -102,7 +95,7 @@ std::vector<Row> rows_of(const BenchReport& report, const std::optional<EarlierB
 std::vector<std::string> notes_of(const BenchReport& report, const std::optional<EarlierBench>& earlier) {
   std::vector<std::string> notes;
   for (const MatmulCeiling::Figure& c : report.ceilings)
-    notes.push_back(fmt::format("matmul on {}, {} {}^3: {:.4g} TFLOP/s", device_name(c.device), c.precision, c.edge,
+    notes.push_back(fmt::format("matmul on {}, {} {}^3: {:.4g} TFLOP/s", text_of(c.device), c.precision, c.edge,
                                 c.flops_per_second / 1e12));
   notes.push_back(
       "ms of a training step, or of a generated token: median; spread: half the distance between the quartiles");
@@ -151,7 +144,7 @@ std::string bench_json(const BenchReport& report) {
             {"date", m.date},    {"commit", m.commit}, {"compiler", m.compiler}, {"threads", m.threads}};
   json["matmul"] = Json::array();
   for (const MatmulCeiling::Figure& c : report.ceilings)
-    json["matmul"].push_back({{"device", device_name(c.device)},
+    json["matmul"].push_back({{"device", text_of(c.device)},
                               {"precision", c.precision},
                               {"edge", c.edge},
                               {"flops_per_second", c.flops_per_second}});

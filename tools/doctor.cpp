@@ -13,6 +13,7 @@
 
 #include "build_info.h"
 #include "cuda/device.h"
+#include "notebooks/kit/drawing.h"
 #include "tools/corpus.h"
 
 namespace sinkhorn {
@@ -37,7 +38,7 @@ std::string terminal() {
   const char* term = std::getenv("TERM");
   return fmt::format("{}, {}{}", term ? term : "TERM is not set",
                      known ? fmt::format("{} columns", size.ws_col) : "unknown width",
-                     std::getenv("NO_COLOR") ? ", no colours (NO_COLOR)" : "");
+                     drawing::style_of_stdout().colour ? "" : ", no colours");
 }
 
 }  // namespace

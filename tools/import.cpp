@@ -25,9 +25,7 @@ using published::Match;
 using published::Matching;
 
 std::string described(const safetensors::Entry& entry) {
-  std::ostringstream text;
-  text << safetensors::type_name(entry.type) << " " << Shape(entry.shape);
-  return text.str();
+  return text_of(safetensors::type_name(entry.type), " ", Shape(entry.shape));
 }
 
 /// "a, b, c and 4 more".

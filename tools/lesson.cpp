@@ -34,12 +34,15 @@ bool someone_is_there() { return isatty(STDIN_FILENO) && isatty(STDOUT_FILENO); 
 
 /// What every command works with.
 struct Course {
-  explicit Course(const LessonOptions& options) : options(options), kit(lesson_kit()) {
-    if (LessonFolder::exists(options.dir)) folder = LessonFolder::find(options.dir);
-  }
+  explicit Course(const LessonOptions& options)
+      : options(options), kit(lesson_kit()), folder(LessonFolder::open(options.dir)) {}
 
+  /// The learner's folder; a UsageError that tells how to make one if there is none.
   LessonFolder& own() {
-    if (!folder) folder = LessonFolder::find(options.dir);  // says that there is none
+    if (!folder)
+      fail<UsageError>("lesson: no folder of lessons at ",
+                       std::filesystem::absolute(options.dir).lexically_normal().string(),
+                       " or above it; make one: ", hint({"lesson", "init"}), ", or name yours with --dir");
     return *folder;
   }
   LessonState state(const Lesson& lesson) const { return folder ? folder->state(kit, lesson) : LessonState::untouched; }
@@ -71,6 +74,17 @@ struct Course {
     fail<UsageError>("lesson: there is no lesson ", to_text(word), near.empty() ? "" : "; did you mean " + near + "?",
                      "  (there are ", all.front().number, " to ", all.back().number, "; ", hint({"lesson", "list"}),
                      " shows them)");
+  }
+
+  VerifyOptions verify_options() const {
+    VerifyOptions result;
+    if (options.seed > 0) result.seed = std::uint64_t(options.seed);
+    return result;
+  }
+  void remember(const Lesson& lesson, const Verification& verification) {
+    LessonRecord record = own().record(lesson);
+    (verification.solved() ? record.solved : record.failed) = verification.hash;
+    own().remember(lesson, record);
   }
 
   LessonOptions options;
@@ -183,14 +197,9 @@ void print_failure(const Course& course, const Lesson& lesson, const Verificatio
 /// Verifies the learner's file of one lesson, remembers the result and prints it.
 bool verify_one(Course& course, const Lesson& lesson, std::ostream& out) {
   const LessonText text = lesson_text(course.kit, lesson);
-  LessonFolder& folder = course.own();
-  const std::filesystem::path file = folder.file(lesson);
-  VerifyOptions options;
-  if (course.options.seed > 0) options.seed = std::uint64_t(course.options.seed);
-  const Verification verification = verify_exercise(course.kit, lesson, file, options);
-  LessonRecord record = folder.record(lesson);
-  (verification.solved() ? record.solved : record.failed) = verification.hash;
-  folder.remember(lesson, record);
+  const std::filesystem::path file = course.own().file(lesson);
+  const Verification verification = verify_exercise(course.kit, lesson, file, course.verify_options());
+  course.remember(lesson, verification);
 
   out << heading(course, lesson, text) << fmt::format("file    {}\nhash    {}\n", file.string(), verification.hash);
   if (verification.compiler_output.empty())
@@ -216,8 +225,7 @@ bool verify_one(Course& course, const Lesson& lesson, std::ostream& out) {
 int verify_all(Course& course, std::ostream& out) {
   const auto& all = lessons::all_lessons();
   LessonFolder& folder = course.own();
-  VerifyOptions options;
-  if (course.options.seed > 0) options.seed = std::uint64_t(course.options.seed);
+  const VerifyOptions options = course.verify_options();
   std::vector<std::optional<Verification>> results(all.size());
   std::vector<std::string> errors(all.size());
   std::atomic<std::size_t> next = 0;
@@ -245,9 +253,7 @@ int verify_all(Course& course, std::ostream& out) {
       continue;
     }
     const Verification& verification = *results[i];
-    LessonRecord record = folder.record(lesson);
-    (verification.solved() ? record.solved : record.failed) = verification.hash;
-    folder.remember(lesson, record);
+    course.remember(lesson, verification);
     solved += verification.solved();
     checks += verification.checks.size();
     const std::string counted = fmt::format("{:>4} of {:>4} checks  {:4.1f} s  ", verification.passed(),

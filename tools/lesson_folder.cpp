@@ -10,7 +10,6 @@
 
 #include "autograd/error.h"
 #include "models/durable_file.h"
-#include "tools/hint.h"
 #include "tools/lesson_verify.h"
 #include "tools/read_file.h"
 
@@ -112,12 +111,9 @@ std::optional<fs::path> LessonFolder::locate(const fs::path& from) {
   return {};
 }
 
-LessonFolder LessonFolder::find(const fs::path& from) {
+std::optional<LessonFolder> LessonFolder::open(const fs::path& from) {
   const std::optional<fs::path> folder = locate(from);
-  if (!folder) {
-    fail<UsageError>("lesson: no folder of lessons at ", fs::absolute(from).lexically_normal().string(),
-                     " or above it; make one: ", hint({"lesson", "init"}), ", or name yours with --dir");
-  }
+  if (!folder) return {};
   LessonFolder found(*folder);
   found.read();
   return found;

@@ -37,10 +37,9 @@ class LessonFolder {
   /// that a newer version brings. Returns how many files were written. DataError if it cannot be written.
   static int create(const std::filesystem::path& folder, const LessonKit& kit);
 
-  /// `from`, one above it, or else `my-lessons` in `from`. UsageError that tells how to make one if there is none;
-  /// DataError naming the line if its progress file cannot be understood.
-  static LessonFolder find(const std::filesystem::path& from);
-  static bool exists(const std::filesystem::path& from) { return locate(from).has_value(); }
+  /// The one at `from`, above it, or else `my-lessons` in it; nothing if there is none. A DataError naming the line if
+  /// its progress file cannot be understood.
+  static std::optional<LessonFolder> open(const std::filesystem::path& from);
 
   const std::filesystem::path& path() const { return path_; }
   std::filesystem::path file(const lessons::Lesson& lesson) const;

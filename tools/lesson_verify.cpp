@@ -10,6 +10,7 @@
 #include "models/xxh64.h"
 #include "tools/read_file.h"
 #include "tools/subprocess.h"
+#include "tools/temporary_folder.h"
 
 namespace sinkhorn {
 namespace fs = std::filesystem;
@@ -62,15 +63,15 @@ Verification verify_exercise(const LessonKit& kit, const lessons::Lesson& lesson
 
   // A copy is compiled, so that what is hashed is what runs even if an editor saves meanwhile.
   const TemporaryFolder folder;
-  const fs::path copy = folder.path() / file.filename(), program = folder.path() / "verify",
-                 results = folder.path() / "results";
+  const fs::path copy = folder.path / file.filename(), program = folder.path / "verify",
+                 results = folder.path / "results";
   std::ofstream(copy, std::ios::binary) << source;
 
   std::vector<std::string> compile = {kit.compiler};
   compile.insert(compile.end(), kit.flags.begin(), kit.flags.end());
   // The whole of the lesson's library, so that a file which brings a check() of its own does not link.
   for (const std::string& word :
-       {"-I" + kit.root.string(), "-ffile-prefix-map=" + folder.path().string() + "/=", copy.string(),
+       {"-I" + kit.root.string(), "-ffile-prefix-map=" + folder.path.string() + "/=", copy.string(),
         (kit.checks / "libsinkhorn_verify.a").string(), std::string("-Wl,--whole-archive"),
         (kit.checks / ("liblesson_" + std::string(lesson.name) + ".a")).string(),
         std::string("-Wl,--no-whole-archive")})

@@ -1,13 +1,13 @@
 #include "tools/progress.h"
 
 #include <fmt/format.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <cstdlib>
 #include <string_view>
 #include <vector>
+
+#include "notebooks/kit/drawing.h"
 
 namespace sinkhorn {
 
@@ -48,13 +48,6 @@ std::string progress_line(const StepReport& r, double seconds_left, int columns)
   return {};
 }
 
-int terminal_columns() {
-  const char* term = std::getenv("TERM");
-  if (!isatty(STDOUT_FILENO) || (term && std::string_view(term) == "dumb")) return 0;
-  winsize size{};
-  return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
-}
-
 Progress::Progress(std::ostream& out, int columns, std::int64_t every, std::int64_t done)
     : out_(out), columns_(columns), every_(every), done_(done) {}
 
@@ -69,7 +62,7 @@ void Progress::report(const StepReport& report) {
   }
   if (report.step < report.steps && now - drawn_ < std::chrono::milliseconds(100)) return;
   drawn_ = now;
-  if (const int columns = terminal_columns(); columns > 0) columns_ = columns;  // it may have been resized
+  if (const int columns = drawing::terminal_columns(); columns > 0) columns_ = columns;  // it may have been resized
   std::string line = progress_line(report, left, columns_ - 1);
   const std::size_t width = line.size();
   if (width < width_) line.append(std::min(width_, std::size_t(columns_ - 1)) - std::min(width, width_), ' ');

@@ -21,9 +21,6 @@ std::string duration(double seconds);
 /// "1,115,394".
 std::string grouped(std::int64_t number);
 
-/// Columns of the terminal on stdout; 0 if stdout is none, or one without cursor movement (TERM=dumb).
-int terminal_columns();
-
 /// Draws the line. Only carriage returns and spaces move the cursor, so there is no escape code to switch off.
 class Progress {
  public:

@@ -24,9 +24,7 @@ Value from_toml(const toml::node& node) {
     return numbers;
   }
   // Tables, dates and mixed lists fit no option; the message shows what they are.
-  std::ostringstream kind;
-  kind << node.type();
-  return "a TOML " + kind.str();
+  return text_of("a TOML ", node.type());
 }
 
 std::string config_text(const std::string& path) {

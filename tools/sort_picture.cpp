@@ -9,7 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "tools/utf8.h"
+#include "tools/xml.h"
 
 namespace sinkhorn {
 namespace {
@@ -34,24 +34,6 @@ Json rows_of(const Tensor& matrix) {
 
 std::string dumped(const Json& json, int indent = -1) {
   return json.dump(indent, ' ', false, Json::error_handler_t::replace);
-}
-
-/// For text in XML: without markup, without the control characters and bad UTF-8 that XML does not allow.
-std::string escaped(const std::string& text) {
-  Utf8Stream valid;
-  const std::string repaired = valid.push(text) + valid.finish();
-  std::string result;
-  for (const char c : repaired) {
-    if (c == '&')
-      result += "&amp;";
-    else if (c == '<')
-      result += "&lt;";
-    else if (c == '>')
-      result += "&gt;";
-    else
-      result += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
-  }
-  return result;
 }
 
 struct Range {
@@ -354,7 +336,7 @@ circle.rows, .t.rows { fill: var(--rows); } circle.columns, .t.columns { fill: v
 )";
   for (std::size_t i = 0; i < head.size(); ++i)
     svg += fmt::format("<text x=\"{:.0f}\" y=\"{:.0f}\"{}>{}</text>\n", margin, margin + 4 + 20 * double(i),
-                       i == 0 ? " font-weight=\"bold\"" : "", escaped(head[i]));
+                       i == 0 ? " font-weight=\"bold\"" : "", escaped_for_xml(head[i]));
   for (std::size_t i = 0; i < count; ++i) {
     const SortFrame& frame = picture.frames[i];
     const std::size_t column = i % across, row = i / across;
@@ -365,8 +347,8 @@ circle.rows, .t.rows { fill: var(--rows); } circle.columns, .t.columns { fill: v
     svg += fmt::format(
         "<g transform=\"translate({:.1f} {:.1f}) scale({:.4f})\" shape-rendering=\"crispEdges\"><title>{}, "
         "shades {:.3g} to {:.3g}</title>{}</g>\n",
-        x, y, scale, escaped(frame.name), range.low, range.high, cells_of(cells, range));
-    svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n", x, y + side + 14, escaped(frame.name));
+        x, y, scale, escaped_for_xml(frame.name), range.low, range.high, cells_of(cells, range));
+    svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n", x, y + side + 14, escaped_for_xml(frame.name));
     if (!frame.errors) continue;
     svg += fmt::format("<text class=\"small\" x=\"{0:.1f}\" y=\"{1:.1f}\">rows {2:.2g}</text>\n", x, y + side + 28,
                        frame.errors->rows);

@@ -12,7 +12,6 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <system_error>
 
 #include "autograd/error.h"
 
@@ -108,20 +107,6 @@ SubprocessResult run_subprocess(const std::vector<std::string>& words, const Sub
   else
     result.exit_code = WEXITSTATUS(status);
   return result;
-}
-
-TemporaryFolder::TemporaryFolder() {
-  std::error_code error;
-  std::string pattern = (std::filesystem::temp_directory_path(error) / "sinkhorn-XXXXXX").string();
-  if (error || !mkdtemp(pattern.data()))
-    fail<DataError>("no folder for temporary files: ", error ? error.message() : std::strerror(errno),
-                    "; set TMPDIR to one that can be written");
-  path_ = pattern;
-}
-
-TemporaryFolder::~TemporaryFolder() {
-  std::error_code ignored;
-  std::filesystem::remove_all(path_, ignored);
 }
 
 }  // namespace sinkhorn

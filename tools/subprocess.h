@@ -2,7 +2,6 @@
 #pragma once
 #include <chrono>
 #include <cstddef>
-#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -28,17 +27,5 @@ struct SubprocessResult {
 /// Runs words[0], found by PATH, with stdin empty. It ends with this program, whatever happens to it. An Error if it
 /// cannot be started.
 SubprocessResult run_subprocess(const std::vector<std::string>& words, const SubprocessLimits& limits = {});
-
-/// A new folder for files that nobody keeps; gone with its end.
-class TemporaryFolder {
- public:
-  TemporaryFolder();
-  ~TemporaryFolder();
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 }  // namespace sinkhorn

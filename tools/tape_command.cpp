@@ -10,6 +10,7 @@
 #include <sstream>
 
 #include "models/durable_file.h"
+#include "tools/progress.h"
 #include "tools/tape_graph.h"
 
 namespace sinkhorn {
@@ -19,33 +20,8 @@ using drawing::paint;
 using drawing::Style;
 using drawing::Tone;
 
-std::string text_of(const Shape& shape) {
-  std::ostringstream text;
-  text << shape;
-  return text.str();
-}
-std::string text_of(DType type) {
-  std::ostringstream text;
-  text << type;
-  return text.str();
-}
-
-std::string indented(const std::string& lines) {
-  std::string result;
-  for (std::size_t begin = 0; begin < lines.size();) {
-    const std::size_t end = std::min(lines.find('\n', begin), lines.size());
-    result += "  " + lines.substr(begin, end - begin) + "\n";
-    begin = end + 1;
-  }
-  return result;
-}
-
 /// "4 B", "1,024 B".
-std::string bytes_text(std::size_t bytes) {
-  std::string digits = std::to_string(bytes);
-  for (auto at = std::ptrdiff_t(digits.size()) - 3; at > 0; at -= 3) digits.insert(std::size_t(at), ",");
-  return digits + " B";
-}
+std::string bytes_text(std::size_t bytes) { return grouped(std::int64_t(bytes)) + " B"; }
 
 /// The finite values of a tensor in a few numbers.
 struct Summary {
@@ -82,11 +58,11 @@ std::string tensor_picture(const Style& style, const Tensor& tensor, int most_ro
   Style inside = style;
   inside.columns -= 2;
   const Shape& shape = tensor.shape();
-  if (tensor.count() <= 48) return indented(drawing::values(inside, tensor, 4, most_rows));
+  if (tensor.count() <= 48) return drawing::indented(drawing::values(inside, tensor, 4, most_rows));
   const Tensor matrix = shape.rank() > 2 ? tensor.reshape({-1, shape[-1]}) : tensor;
   drawing::HeatMap map;
   map.most_rows = most_rows;
-  return indented(drawing::heat_map(inside, matrix, map));
+  return drawing::indented(drawing::heat_map(inside, matrix, map));
 }
 
 /// A text behind its label, later lines below the first.

@@ -6,19 +6,14 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
-#include <sstream>
+
+#include "tools/xml.h"
 
 namespace sinkhorn {
 namespace {
 
 constexpr double kCharacter = 7.3, kHeight = 50, kGap = 22, kLayer = 92, kMargin = 24;
 constexpr int kSweeps = 12, kSettling = 200;
-
-std::string text_of(const Shape& shape) {
-  std::ostringstream text;
-  text << shape;
-  return text.str();
-}
 
 /// What stands in a node's box.
 struct Lines {
@@ -235,23 +230,6 @@ class Layers {
   std::vector<std::vector<int>> layers_;
   std::vector<Chain> chains_;
 };
-
-std::string escaped_for_xml(const std::string& text) {
-  std::string result;
-  for (const char c : text) {
-    if (c == '<')
-      result += "&lt;";
-    else if (c == '>')
-      result += "&gt;";
-    else if (c == '&')
-      result += "&amp;";
-    else if (c == '"')
-      result += "&quot;";
-    else
-      result += c;
-  }
-  return result;
-}
 
 std::string escaped_for_dot(const std::string& text) {
   std::string result;

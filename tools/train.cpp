@@ -12,6 +12,7 @@
 
 #include "autograd/parallel.h"
 #include "models/run_folder.h"
+#include "notebooks/kit/drawing.h"
 #include "tools/checkpoint.h"
 #include "tools/device.h"
 #include "tools/hint.h"
@@ -184,7 +185,7 @@ class Run {
   /// At least one step. False if the user interrupted it; the state is saved then.
   bool loop() {
     const TrainConfig& train = settings_.train;
-    Progress progress(std::cout, terminal_columns(), train.log_every, trainer_->steps_done());
+    Progress progress(std::cout, drawing::terminal_columns(), train.log_every, trainer_->steps_done());
     try {
       do step(progress);
       while (trainer_->steps_done() < train.steps && !interrupted());

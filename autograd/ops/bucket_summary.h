@@ -36,10 +36,10 @@ struct BucketSummary {
 
 namespace ops {
 
-/// Inputs x (B, T, H, d) or (B, T, P, H, d) and optional mask (B, T) bool; output (B, h, N, d), f32 for
-/// a bf16 x. With the masked running
-/// mean m_t = sum_{s<=t} x_s / max(1, c_t) over real s, c_t of them:   dx_s = sum_{t>=s} dm_t / max(1, c_t) for real s;
-/// for the mean over a bucket with c real tokens:   dx_s = dm / max(1, c)
+/// Inputs x (B, T, H, d) or (B, T, P, H, d) and optional mask (B, T) bool; output (B, h, N, d), f32 for a bf16 x. With
+/// the masked running mean m_t = sum_{s<=t} x_s / max(1, c_t) over real s, c_t of them:
+///   dx_s = sum_{t>=s} dm_t / max(1, c_t) for real s;  for the mean over a bucket with c real tokens:  dx_s = dm /
+///   max(1, c)
 struct BucketSummary {
   static constexpr std::string_view name = "bucket_summary";
   Summary kind = Summary::mean_at_first;
@@ -57,8 +57,8 @@ struct BucketSummary {
 
 /// Summaries (B, h, N, d) of the sorting heads (those from `local` on) of x: (B, T, H, d), or part `part` of
 /// (B, T, P, H, d). `rotates`: the second half of the sorting heads sees the sequence rotated left by bucket - 1, as in
-/// causal self-attention. `mask` (B, T) bool, true = real. Sums run in f64; the
-/// summaries of a bf16 x are f32. Behaviour 2.2, 2.3, 2.8 and rule 3.
+/// causal self-attention. `mask` (B, T) bool, true = real. Sums run in f64; the summaries of a
+/// bf16 x are f32. Behaviour 2.2, 2.3, 2.8 and rule 3.
 Var bucket_summary(const Var& x, Summary kind, std::int64_t bucket, std::int64_t local, std::int64_t part = 0,
                    const Tensor& mask = {}, bool rotates = true);
 

@@ -59,10 +59,9 @@ struct BucketedAttention {
 
 namespace ops {
 
-/// Inputs q (B, T, H, d), kv (B, S, 2, H, d), weights (B, h, lists, n) in f32 or
-/// better, null_keys and null_values (h, 1, d) or none,
-/// picks (B, h, lists, n) i32, optional masks (B, T) and (B, S) bool. Output (B, T, H, d); others: log-sum-exp (B, H,
-/// T) in f32 or better, slots in rotated order. With S = w * q k' / sqrt(d) over the allowed keys:
+/// Inputs q (B, T, H, d), kv (B, S, 2, H, d), weights (B, h, lists, n) in f32 or better, null_keys and null_values
+/// (h, 1, d) or none, picks (B, h, lists, n) i32, optional masks (B, T) and (B, S) bool. Output (B, T, H, d); others:
+/// log-sum-exp (B, H, T) in f32 or better, slots in rotated order. With S = w * q k' / sqrt(d) over the allowed keys:
 ///   P = softmax(S),  y = (P * w) v
 ///   dS = P * (dP - <dP, P>),  dq = dS (w k),  dk = w dS' q,  dv = w P' dy,  dw = <dS, q k'> + <P, dy v'>
 struct BucketedAttention {

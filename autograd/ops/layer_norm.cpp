@@ -2,18 +2,6 @@
 
 namespace sinkhorn {
 namespace ops {
-namespace {
-
-/// Calls use.operator()<T, Y>(space): x in T, the result in Y.
-template <class Use>
-void dispatch_stored(const Tensor& x, DType stored, Use use) {
-  dispatch(x, [&]<class T>(auto space) {
-    if (stored == dtype_of<T>) return use.template operator()<T, T>(space);
-    if constexpr (std::is_same_v<T, float>) use.template operator()<T, bf16>(space);
-  });
-}
-
-}  // namespace
 
 Output LayerNorm::forward(Saved& save, Inputs in) const {
   const Tensor &x = in[0], &gamma = in[1], &beta = in[2];
@@ -28,7 +16,7 @@ Output LayerNorm::forward(Saved& save, Inputs in) const {
     fail("layer_norm: a result in ", as, " of x in ", x.dtype(), "; it can be x's type, or bf16 of f32");
   const Tensor y(x.shape(), as, x.device());
   Tensor mean, rstd;
-  dispatch_stored(x, as, [&]<class T, class Y>(auto space) {
+  dispatch_mixed(y, x.dtype(), [&]<class Y, class T>(auto space) {
     using R = Real<T>;
     mean = Tensor({rows}, dtype_of<R>, x.device());
     rstd = mean.like();
@@ -42,7 +30,7 @@ Output LayerNorm::forward(Saved& save, Inputs in) const {
 Tensors LayerNorm::backward(const Saved& saved, const Tensor& dy) const {
   const Tensor &x = saved.tensors[0], &gamma = saved.tensors[1], &mean = saved.tensors[2], &rstd = saved.tensors[3];
   const Tensor dx = x.like(), dgamma = gamma.like(), dbeta = gamma.like();
-  dispatch_stored(x, dy.dtype(), [&]<class T, class Y>(auto space) {
+  dispatch_mixed(dy, x.dtype(), [&]<class Y, class T>(auto space) {
     using R = Real<T>;
     kernels::LayerNorm<T, Y>::backward(space, mean.count(), gamma.count(), x.data<T>(), gamma.data<T>(), mean.data<R>(),
                                        rstd.data<R>(), dy.data<Y>(), dx.data<T>(), dgamma.data<T>(), dbeta.data<T>());

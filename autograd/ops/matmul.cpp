@@ -98,15 +98,6 @@ std::vector<Case<Matmul>> Matmul::cases() {
 
 namespace {
 
-/// Calls use.operator()<T, P>(space): activations in T, parameters in P.
-template <class Use>
-void dispatch_mixed(const Tensor& activation, DType parameters, Use use) {
-  dispatch(activation, [&]<class T>(auto space) {
-    if (parameters == dtype_of<T>) return use.template operator()<T, T>(space);
-    if constexpr (std::is_same_v<T, bf16>) use.template operator()<T, float>(space);
-  });
-}
-
 template <class T>
 T* data_or_null(const Tensor& t) {
   return t ? t.data<T>() : nullptr;

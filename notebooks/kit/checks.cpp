@@ -13,12 +13,6 @@
 namespace sinkhorn::lessons {
 namespace {
 
-std::string text_of(const Shape& shape) {
-  std::ostringstream text;
-  text << shape;
-  return text.str();
-}
-
 // "[1, 2]" of element 5 in shape (2, 3).
 std::string index_in(const Shape& shape, std::int64_t at) {
   std::string result;
@@ -32,10 +26,7 @@ std::string index_in(const Shape& shape, std::int64_t at) {
 // The microscope's view, indented so that it stays as it is.
 std::string under_the_microscope(const GradientReport& report) {
   const drawing::Style style{.columns = 74};
-  std::istringstream lines(drawing::microscope_view(style, diagnose(report.gradients)));
-  std::string result;
-  for (std::string line; std::getline(lines, line);) result += "  " + line + "\n";
-  return result;
+  return drawing::indented(drawing::microscope_view(style, diagnose(report.gradients)));
 }
 
 }  // namespace
@@ -70,9 +61,7 @@ void Checks::near(const std::string& name, const Tensor& got, const Tensor& want
   if (got.shape() != want.shape())
     return that(name, false, "expected shape " + text_of(want.shape()) + ", got " + text_of(got.shape()));
   if (got.dtype() != want.dtype()) {
-    std::ostringstream detail;
-    detail << "expected elements of type " << want.dtype() << ", got " << got.dtype();
-    return that(name, false, detail.str());
+    return that(name, false, text_of("expected elements of type ", want.dtype(), ", got ", got.dtype()));
   }
   const std::vector<double> a = got.to_vector(), b = want.to_vector();
   double largest = 1;

@@ -89,13 +89,18 @@ bool is_number(std::string_view text) {
 
 }  // namespace
 
+int terminal_columns() {
+  const char* term = std::getenv("TERM");
+  if (!isatty(STDOUT_FILENO) || (term && std::string_view(term) == "dumb")) return 0;
+  winsize size{};
+  return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+}
+
 Style style_of_stdout() {
   Style style{.unicode = locale_is_utf8()};
-  const char* term = std::getenv("TERM");
-  if (!isatty(STDOUT_FILENO) || (term && std::string_view(term) == "dumb")) return style;
-  winsize size{};
-  if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0)
-    style.columns = std::clamp(int(size.ws_col), 40, 120);
+  const int columns = terminal_columns();
+  if (columns == 0) return style;
+  style.columns = std::clamp(columns, 40, 120);
   style.colour = !is_set("NO_COLOR");
   return style;
 }
@@ -158,6 +163,17 @@ std::string wrap(const Style& style, std::string_view prose) {
     }
   }
   flush();
+  return result;
+}
+
+std::string indented(std::string_view lines) {
+  std::string result;
+  while (!lines.empty()) {
+    const std::string_view line = lines.substr(0, std::min(lines.find('\n'), lines.size()));
+    lines.remove_prefix(std::min(line.size() + 1, lines.size()));
+    if (!line.empty()) result += "  ";
+    result += std::string(line) + "\n";
+  }
   return result;
 }
 

@@ -10,6 +10,10 @@
 
 namespace sinkhorn::drawing {
 
+/// Columns of the terminal on stdout, 80 if it does not say; 0 if stdout is none, or one without cursor movement
+/// (TERM=dumb).
+int terminal_columns();
+
 /// What the terminal can show. The default is what a file or a pipe gets.
 struct Style {
   int columns = 80;
@@ -32,6 +36,9 @@ std::string pad_left(std::string_view text, int columns);
 /// Paragraphs broken at spaces to the style's columns. Empty lines part paragraphs; a line that begins with two spaces
 /// stays as it is.
 std::string wrap(const Style& style, std::string_view prose);
+
+/// Two spaces before each line that is not empty; every line ends with a newline.
+std::string indented(std::string_view lines);
 
 /// A short number: at most `digits` significant ones, "inf", "nan".
 std::string number(double x, int digits = 4);

@@ -10,13 +10,9 @@
 #include "cuda/emulator/array.h"
 #include "notebooks/kit/checks.h"
 #include "notebooks/kit/drawing.h"
+#include "notebooks/kit/quiz.h"
 
 namespace sinkhorn::lessons {
-
-/// An integer low .. high.
-inline std::int64_t draw(const Rng& rng, std::int64_t low, std::int64_t high) {
-  return low + std::int64_t(rng.bits().word(0) % std::uint64_t(high - low + 1));
-}
 
 /// Uniform numbers in f32, for an emulator::Array.
 inline std::vector<float> random_floats(const Rng& rng, std::int64_t count, double low = -2, double high = 2) {

@@ -4,27 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <sstream>
 
 namespace sinkhorn::drawing {
 namespace {
-
-std::string text_of(const Shape& shape) {
-  std::ostringstream text;
-  text << shape;
-  return text.str();
-}
-
-std::string indented(const std::string& lines) {
-  std::string result;
-  for (std::size_t begin = 0; begin < lines.size();) {
-    const std::size_t end = std::min(lines.find('\n', begin), lines.size());
-    if (end > begin) result += "  ";
-    result += lines.substr(begin, end - begin) + "\n";
-    begin = end + 1;
-  }
-  return result;
-}
 
 Style inside(Style style) {
   style.columns -= 2;

@@ -113,10 +113,9 @@ void Page::picture(std::string_view lines) {
 }
 
 void Page::values(std::string_view name, const Tensor& tensor, int digits) {
-  std::ostringstream shape;
-  shape << tensor.shape();
   picture(drawing::paint(style_, drawing::Tone::strong, name) + " " +
-          drawing::paint(style_, drawing::Tone::quiet, shape.str()) + "\n" + drawing::values(style_, tensor, digits));
+          drawing::paint(style_, drawing::Tone::quiet, text_of(tensor.shape())) + "\n" +
+          drawing::values(style_, tensor, digits));
 }
 
 void Page::code(std::string_view file, std::string_view anchor) {

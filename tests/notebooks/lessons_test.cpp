@@ -56,7 +56,7 @@ std::string failures_of(const Verification& verification) {
 class RootUpTo {
  public:
   explicit RootUpTo(int last) {
-    const fs::path root = folder_.path() / "root";
+    const fs::path root = folder_.path / "root";
     fs::create_directories(root / "notebooks" / "lessons");
     for (const char* part : {"autograd", "nn", "models", "cuda", "notebooks/kit"})
       fs::create_directory_symlink(kit().root / part, root / part);
@@ -205,7 +205,7 @@ TEST(Lessons, AreNumberedWithoutGapsAndListedByCMake) {
 /// Verifies `source` as the exercise of the softmax lesson.
 Verification verify_source(const std::string& source, std::chrono::seconds time = std::chrono::seconds(60)) {
   const TemporaryFolder folder;
-  const fs::path file = folder.path() / "mine.cpp";
+  const fs::path file = folder.path / "mine.cpp";
   std::ofstream(file) << source;
   const auto& all = lessons::all_lessons();
   const auto softmax = std::find_if(all.begin(), all.end(), [](const Lesson& l) { return l.name == "06_softmax"; });
@@ -325,16 +325,16 @@ TEST(Quiz, ShowsTheNumbersItComputesWith) {
 
 TEST(Quote, EndsWhereTheBracketsClose) {
   const TemporaryFolder folder;
-  const fs::path file = folder.path() / "source.cpp";
+  const fs::path file = folder.path / "source.cpp";
   std::ofstream(file) << "int before;\n  void f(int a,\n         int b) {\n    if (a) {\n    }\n  }\nint after;\nint "
                          "g(int);\nauto s = \"int g\";\n";
   EXPECT_EQ(lessons::quote(file, "void f("), "void f(int a,\n       int b) {\n  if (a) {\n  }\n}\n");
   EXPECT_EQ(lessons::quote(file, "int g"), "int g(int);\n");
   EXPECT_THROW(lessons::quote(file, "int a"), DataError) << "two lines hold it";
   EXPECT_THROW(lessons::quote(file, "nowhere"), DataError);
-  EXPECT_THROW(lessons::quote(folder.path() / "none.cpp", "x"), DataError);
-  EXPECT_EQ(lessons::with_quotes("a\n{{source.cpp: int g}}\nb", folder.path()), "a\n  int g(int);\nb\n");
-  EXPECT_THROW(lessons::with_quotes("{{source.cpp}}", folder.path()), DataError);
+  EXPECT_THROW(lessons::quote(folder.path / "none.cpp", "x"), DataError);
+  EXPECT_EQ(lessons::with_quotes("a\n{{source.cpp: int g}}\nb", folder.path), "a\n  int g(int);\nb\n");
+  EXPECT_THROW(lessons::with_quotes("{{source.cpp}}", folder.path), DataError);
 }
 
 }  // namespace

@@ -310,6 +310,8 @@ TEST(Subprocess, TellsHowItEnded) {
   EXPECT_EQ(run_subprocess({"sh", "-c", "exit 3"}).how_it_ended(limits), "exit code 3");
   EXPECT_TRUE(contains(run_subprocess({"sh", "-c", "kill -SEGV $$"}).how_it_ended(limits), "signal 11"));
   EXPECT_EQ(run_subprocess({"sh", "-c", "sleep 100 & sleep 100"}, limits).how_it_ended(limits), "no end after 1 s");
+  const SubprocessResult deaf = run_subprocess({"sh", "-c", "trap '' TERM; while :; do sleep 1; done"}, limits);
+  EXPECT_EQ(deaf.signal, SIGKILL) << "a program that will not listen is ended, too";
   EXPECT_THROW(run_subprocess({"/nowhere/program"}), Error);
   EXPECT_EQ(run_subprocess({"sh", "-c", "yes | head -c 100000"}, {.output = 10}).output.size(), 10u);
   EXPECT_EQ(run_subprocess({"cat"}).output, "") << "stdin is empty, not the terminal's";

@@ -1,5 +1,4 @@
 #include <cmath>
-#include <sstream>
 
 #include "autograd/ops/elementwise.h"
 #include "autograd/ops/matmul.h"
@@ -15,12 +14,6 @@ std::string places(const std::vector<int>& inputs) {
   std::string result;
   for (const int input : inputs) result += (result.empty() ? "" : ", ") + (input < 0 ? "-" : std::to_string(input));
   return result;
-}
-
-std::string shape_of(const Shape& shape) {
-  std::ostringstream text;
-  text << shape;
-  return text.str();
 }
 
 // x tanh(w x) + w, recorded; the values in the order of its nodes.
@@ -149,7 +142,7 @@ void walk(Page& page) {
   std::vector<std::vector<std::string>> lines;
   int place = 0;
   for (const NodeInfo& node : kept.nodes())
-    lines.push_back({std::to_string(place++), std::string(node.name), shape_of(node.shape), places(node.inputs),
+    lines.push_back({std::to_string(place++), std::string(node.name), text_of(node.shape), places(node.inputs),
                      std::to_string(node.kept_bytes)});
   page.picture(drawing::table(page.style(), {"node", "op", "shape", "inputs", "bytes kept"}, lines));
   page.text(

@@ -1,7 +1,5 @@
 #include <fmt/format.h>
 
-#include <sstream>
-
 #include "autograd/ops/elementwise.h"
 #include "autograd/ops/movement.h"
 #include "autograd/ops/reduce.h"
@@ -10,12 +8,6 @@
 
 namespace sinkhorn::lesson {
 namespace {
-
-std::string text_of(const Shape& shape) {
-  std::ostringstream text;
-  text << shape;
-  return text.str();
-}
 
 Tensor drawn(Rng rng, const Shape& shape) { return uniform(rng, shape, -1, 1, DType::f64); }
 

@@ -1,4 +1,3 @@
-#include <sstream>
 
 #include "autograd/ops/elementwise.h"
 #include "autograd/ops/movement.h"
@@ -7,12 +6,6 @@
 
 namespace sinkhorn::lessons::lesson_04_broadcasting {
 namespace {
-
-std::string text_of(const Shape& shape) {
-  std::ostringstream text;
-  text << shape;
-  return text.str();
-}
 
 Tensor of(const std::vector<double>& numbers, const Shape& shape) { return Tensor::from(numbers, shape); }
 

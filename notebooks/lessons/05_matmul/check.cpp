@@ -1,4 +1,3 @@
-#include <sstream>
 
 #include "autograd/ops/matmul.h"
 #include "notebooks/kit/checks.h"
@@ -6,12 +5,6 @@
 
 namespace sinkhorn::lesson {
 namespace {
-
-std::string text_of(const Shape& shape) {
-  std::ostringstream text;
-  text << shape;
-  return text.str();
-}
 
 void check_product(lessons::Checks& all, const std::string& of, const Shape& a_shape, const Shape& b_shape, Rng rng) {
   lessons::Checks checks = all.at(text_of(a_shape) + " and " + text_of(b_shape));

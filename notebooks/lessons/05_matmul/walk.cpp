@@ -1,4 +1,3 @@
-#include <sstream>
 
 #include "autograd/gradcheck.h"
 #include "autograd/ops/elementwise.h"
@@ -12,12 +11,6 @@ namespace {
 
 Tensor of(const std::vector<double>& numbers, const Shape& shape) { return Tensor::from(numbers, shape); }
 Tensor drawn(std::uint32_t tag, const Shape& shape) { return uniform(Rng(5).split(tag), shape, -1, 1, DType::f64); }
-
-std::string text_of(const Shape& shape) {
-  std::ostringstream text;
-  text << shape;
-  return text.str();
-}
 
 struct Products {
   Tensor y, da, db;

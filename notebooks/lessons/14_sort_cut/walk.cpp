@@ -43,12 +43,6 @@ std::string joined(const Tensor& numbers) {
   return result;
 }
 
-std::string text_of(const Shape& shape) {
-  std::ostringstream out;
-  out << shape;
-  return out.str();
-}
-
 void sorted_attention(Page& page) {
   page.step("Sinkhorn attention");
   page.text(

@@ -10,23 +10,23 @@ namespace {
 
 using lessons::Budget;
 using lessons::counted;
-using lessons::draw;
 using lessons::random_floats;
+using lessons::whole;
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
 Tensor tensor(const std::vector<float>& values) { return Tensor::from(values, {std::int64_t(values.size())}); }
 
 void check_scale_and_add(lessons::Checks& checks, Rng rng) {
-  const float a = float(draw(rng.split(0), 2, 9)), b = float(draw(rng.split(1), 1, 9));
+  const float a = float(whole(rng.split(0), 2, 9)), b = float(whole(rng.split(1), 1, 9));
   struct Grid {
     std::int64_t blocks;
     int threads;
     std::int64_t count;
   };
-  const Grid grids[] = {{1, 32, draw(rng.split(2), 1, 31)},     // fewer elements than threads
-                        {4, 64, draw(rng.split(3), 193, 255)},  // a ragged last block
-                        {3, 96, draw(rng.split(4), 600, 1500)}};
+  const Grid grids[] = {{1, 32, whole(rng.split(2), 1, 31)},     // fewer elements than threads
+                        {4, 64, whole(rng.split(3), 193, 255)},  // a ragged last block
+                        {3, 96, whole(rng.split(4), 600, 1500)}};
   for (const Grid& grid : grids) {
     const std::int64_t blocks = grid.blocks, count = grid.count;
     const int threads = grid.threads;
@@ -50,16 +50,16 @@ void check_scale_and_add(lessons::Checks& checks, Rng rng) {
 }
 
 void check_gather_rows(lessons::Checks& checks, Rng rng) {
-  const std::int64_t from_rows = draw(rng.split(0), 4, 9), rows = draw(rng.split(1), 5, 12);
+  const std::int64_t from_rows = whole(rng.split(0), 4, 9), rows = whole(rng.split(1), 5, 12);
   for (const int threads : {32, 64}) {
-    const std::int64_t width = draw(rng.split(2), 5, 20) * 16 + draw(rng.split(3), 1, 15);
+    const std::int64_t width = whole(rng.split(2), 5, 20) * 16 + whole(rng.split(3), 1, 15);
     const std::string where = fmt::format("gather_rows of {} rows of {}, {} threads", rows, width, threads);
     const std::vector<float> x = random_floats(rng.split(4), from_rows * width);
     std::vector<std::int32_t> picks;
     picks.reserve(std::size_t(rows));
     for (std::int64_t r = 0; r < rows; ++r)
-      picks.push_back(std::int32_t(draw(rng.split(5).split(std::uint32_t(r)), 0, from_rows - 1)));
-    const std::int64_t nothing = draw(rng.split(6), 0, rows - 1);
+      picks.push_back(std::int32_t(whole(rng.split(5).split(std::uint32_t(r)), 0, from_rows - 1)));
+    const std::int64_t nothing = whole(rng.split(6), 0, rows - 1);
     picks[std::size_t(nothing)] = -1;
     const emulator::Array<std::int32_t> chosen(picks);
     const emulator::Array<float> in(x), out(rows * width, kNaN);

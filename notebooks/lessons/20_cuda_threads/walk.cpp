@@ -175,10 +175,10 @@ void walk(Page& page) {
 }
 
 Quiz quiz(Rng rng) {
-  const std::int64_t count = draw(rng.split(0), 1000, 9000) * 10 + 7, size = 32 * draw(rng.split(1), 2, 8);
-  const std::int64_t blocks = draw(rng.split(2), 3, 9), threads = 32 * draw(rng.split(3), 1, 4),
-                     element = draw(rng.split(4), 2000, 9999);
-  const std::int64_t stride = draw(rng.split(5), 2, 7);
+  const std::int64_t count = whole(rng.split(0), 1000, 9000) * 10 + 7, size = 32 * whole(rng.split(1), 2, 8);
+  const std::int64_t blocks = whole(rng.split(2), 3, 9), threads = 32 * whole(rng.split(3), 1, 4),
+                     element = whole(rng.split(4), 2000, 9999);
+  const std::int64_t stride = whole(rng.split(5), 2, 7);
   const std::int64_t owner = element % (blocks * threads), owner_block = owner / threads;
   return {
       Question::about_number(

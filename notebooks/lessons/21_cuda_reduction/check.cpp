@@ -12,7 +12,7 @@ namespace {
 using emulator::Array;
 using emulator::Counters;
 using lessons::Budget;
-using lessons::draw;
+using lessons::whole;
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
@@ -27,12 +27,12 @@ struct Rows {
 
 // Narrower than one warp, narrower than the block, and wider; with a number of warps that is no power of two.
 std::vector<Rows> cases(const Rng& rng) {
-  const std::int64_t count = draw(rng.split(0), 2, 5);
-  return {{count, draw(rng.split(1), 1, 31), 32},
-          {count, draw(rng.split(2), 33, 63), 96},
-          {count, draw(rng.split(3), 100, 300), 64},
-          {count, draw(rng.split(4), 300, 700), 256},
-          {count, draw(rng.split(5), 300, 700), int(32 * draw(rng.split(6), 5, 7))}};
+  const std::int64_t count = whole(rng.split(0), 2, 5);
+  return {{count, whole(rng.split(1), 1, 31), 32},
+          {count, whole(rng.split(2), 33, 63), 96},
+          {count, whole(rng.split(3), 100, 300), 64},
+          {count, whole(rng.split(4), 300, 700), 256},
+          {count, whole(rng.split(5), 300, 700), int(32 * whole(rng.split(6), 5, 7))}};
 }
 
 std::string named(const char* kernel, const Rows& rows) {

@@ -189,9 +189,9 @@ void walk(Page& page) {
 }
 
 Quiz quiz(Rng rng) {
-  const std::int64_t log_threads = draw(rng.split(0), 6, 8), threads = std::int64_t(1) << log_threads;
-  const std::int64_t lane = draw(rng.split(1), 1, 31), mask = std::int64_t(1) << draw(rng.split(2), 1, 4);
-  const std::int64_t warps = draw(rng.split(3), 2, 8), width = draw(rng.split(4), 70, 200);
+  const std::int64_t log_threads = whole(rng.split(0), 6, 8), threads = std::int64_t(1) << log_threads;
+  const std::int64_t lane = whole(rng.split(1), 1, 31), mask = std::int64_t(1) << whole(rng.split(2), 1, 4);
+  const std::int64_t warps = whole(rng.split(3), 2, 8), width = whole(rng.split(4), 70, 200);
   const Array<float> x(random_floats(rng.split(5), threads)), y(std::int64_t(1));
   const Counters tree =
       counted("tree_sum", 1, int(threads), std::size_t(threads) * 4, TreeSum{x.on_device(), y.on_device()});

@@ -12,7 +12,7 @@ namespace {
 using emulator::Array;
 using emulator::Counters;
 using lessons::Budget;
-using lessons::draw;
+using lessons::whole;
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
@@ -78,7 +78,7 @@ void check_mma(lessons::Checks& checks, const Sizes& s, const Rng& rng) {
 void check(lessons::Checks& checks) {
   for (const Rng& rng : checks.rounds()) {
     const auto size = [&](std::uint32_t tag, std::int64_t low, std::int64_t high) {
-      return draw(rng.split(tag), low, high);
+      return whole(rng.split(tag), low, high);
     };
     // Ragged in every direction; smaller than a tile; a narrow one.
     check_tiled(checks, {16 + size(0, 1, 15), 32 + size(1, 1, 15), 16 + size(2, 1, 15)}, rng.split(10));

@@ -225,11 +225,11 @@ void walk(Page& page) {
 }
 
 Quiz quiz(Rng rng) {
-  const std::int64_t tile = std::int64_t(1) << draw(rng.split(0), 3, 5), n = tile * draw(rng.split(1), 2, 72 / tile);
+  const std::int64_t tile = std::int64_t(1) << whole(rng.split(0), 3, 5), n = tile * whole(rng.split(1), 2, 72 / tile);
   const std::int64_t tiles = n / tile;
-  const std::int64_t row = draw(rng.split(2), 0, 15), column = draw(rng.split(3), 0, 7);
-  const double intensity = double(draw(rng.split(4), 2, 18)) / 2, bandwidth = double(draw(rng.split(5), 2, 8)) / 2;
-  const double peak = double(draw(rng.split(6), 4, 9)) * 5;
+  const std::int64_t row = whole(rng.split(2), 0, 15), column = whole(rng.split(3), 0, 7);
+  const double intensity = double(whole(rng.split(4), 2, 18)) / 2, bandwidth = double(whole(rng.split(5), 2, 8)) / 2;
+  const double peak = double(whole(rng.split(6), 4, 9)) * 5;
   const Array<float> a(std::int64_t(256)), b(std::int64_t(128)), c(std::int64_t(128));
   counted("fragment_owners", 1, 32, 0, FragmentOwners{a.on_device(), b.on_device(), c.on_device()});
   return {

@@ -12,7 +12,7 @@ namespace {
 using emulator::Array;
 using emulator::Counters;
 using lessons::Budget;
-using lessons::draw;
+using lessons::whole;
 using lessons::lesson_23_cuda_bucketed_attention::Attended;
 using lessons::lesson_23_cuda_bucketed_attention::AttentionResult;
 using lessons::lesson_23_cuda_bucketed_attention::library_attention;
@@ -29,9 +29,9 @@ Tensor earlier_buckets(const Sizes& s, const Rng& rng) {
   Tensor picks = Tensor::full({s.buckets, s.n_top}, -1, DType::i32);
   for (std::int64_t u = 1; u < s.buckets; ++u) {
     const Rng row = rng.split(std::uint32_t(u));
-    const std::int64_t first = draw(row.split(0), 0, u - 1);
+    const std::int64_t first = whole(row.split(0), 0, u - 1);
     for (std::int64_t c = 0; c < std::min(s.n_top, u); ++c)
-      if (draw(row.split(std::uint32_t(1 + c)), 0, 4) > 0)
+      if (whole(row.split(std::uint32_t(1 + c)), 0, 4) > 0)
         picks.span<std::int32_t>()[u * s.n_top + c] = std::int32_t((first + c) % u);
   }
   picks.span<std::int32_t>()[s.n_top] = 0;  // at least one pick
@@ -96,7 +96,7 @@ void check_one(lessons::Checks& checks, const Sizes& s, double spread, const Rng
 void check_future(lessons::Checks& checks, const Sizes& s, const Rng& rng) {
   const std::string where = fmt::format("{} buckets of {}: no output changes with its future", s.buckets, s.bucket);
   const Attended in = draw_inputs(s, 2, rng.split(0)), other = draw_inputs(s, 2, rng.split(1));
-  const std::int64_t first = draw(rng.split(2), 1, s.tokens() - 1);
+  const std::int64_t first = whole(rng.split(2), 1, s.tokens() - 1);
   Attended changed{in.q.clone(), in.k.clone(), in.v.clone(), in.picks, in.weights, in.bucket};
   for (std::int64_t i = first * s.width; i < in.q.count(); ++i) {
     changed.q.span<float>()[i] = other.q.span<float>()[i];
@@ -116,7 +116,7 @@ void check_future(lessons::Checks& checks, const Sizes& s, const Rng& rng) {
 void check(lessons::Checks& checks) {
   for (const Rng& rng : checks.rounds()) {
     const auto size = [&](std::uint32_t tag, std::int64_t low, std::int64_t high) {
-      return draw(rng.split(tag), low, high);
+      return whole(rng.split(tag), low, high);
     };
     check_one(checks, {size(0, 3, 9), size(1, 4, 6), size(2, 3, 15), 2}, 2, rng.split(10));
     check_one(checks, {size(3, 33, 40), 3, size(4, 17, 32), 1}, 2, rng.split(11));

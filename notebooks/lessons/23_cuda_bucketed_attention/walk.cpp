@@ -230,12 +230,12 @@ void walk(Page& page) {
 }
 
 Quiz quiz(Rng rng) {
-  const std::int64_t bucket = 16 * draw(rng.split(0), 1, 8), top = draw(rng.split(1), 1, 4);
-  const std::int64_t tokens = bucket * draw(rng.split(2), 8, 64), width = 8 * draw(rng.split(3), 2, 8);
-  const std::int64_t place = draw(rng.split(4), 0, bucket - 1), columns = (top + 1) * bucket;
-  const double m = double(draw(rng.split(5), -20, 20)) / 10, up = double(draw(rng.split(6), 2, 20)) / 10;
-  const double l = double(draw(rng.split(7), 10, 50)) / 10;
-  const double lse = double(draw(rng.split(8), 20, 60)) / 10, score = lse - double(draw(rng.split(9), 1, 30)) / 10;
+  const std::int64_t bucket = 16 * whole(rng.split(0), 1, 8), top = whole(rng.split(1), 1, 4);
+  const std::int64_t tokens = bucket * whole(rng.split(2), 8, 64), width = 8 * whole(rng.split(3), 2, 8);
+  const std::int64_t place = whole(rng.split(4), 0, bucket - 1), columns = (top + 1) * bucket;
+  const double m = double(whole(rng.split(5), -20, 20)) / 10, up = double(whole(rng.split(6), 2, 20)) / 10;
+  const double l = double(whole(rng.split(7), 10, 50)) / 10;
+  const double lse = double(whole(rng.split(8), 20, 60)) / 10, score = lse - double(whole(rng.split(9), 1, 30)) / 10;
   return {
       Question::about_number(
           fmt::format("A causal head has buckets of {} and {} picked buckets for each query bucket. How many keys does "

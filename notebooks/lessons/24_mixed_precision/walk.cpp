@@ -231,11 +231,11 @@ void walk(Page& page) {
 }
 
 Quiz quiz(Rng rng) {
-  const int power = int(draw(rng.split(0), 2, 7));
-  const std::int64_t odd = 2 * draw(rng.split(1), 130, 250) + 1;
-  const std::int64_t count = draw(rng.split(2), 300, 900), start = std::int64_t(1) << draw(rng.split(3), 0, 3);
-  const double parameters = double(draw(rng.split(4), 2, 90));
-  const double within = std::exp2(power) * double(draw(rng.split(5), 4, 7)) / 4;
+  const int power = int(whole(rng.split(0), 2, 7));
+  const std::int64_t odd = 2 * whole(rng.split(1), 130, 250) + 1;
+  const std::int64_t count = whole(rng.split(2), 300, 900), start = std::int64_t(1) << whole(rng.split(3), 0, 3);
+  const double parameters = double(whole(rng.split(4), 2, 90));
+  const double within = std::exp2(power) * double(whole(rng.split(5), 4, 7)) / 4;
   bf16 sum(0.0f);
   for (std::int64_t i = 0; i < count; ++i) sum = bf16(float(sum) + float(start));
   return {
