@@ -1,11 +1,13 @@
 // Lessons that cannot lie: exercises fail as handed out, solutions pass, wrong solutions fail, texts and pictures
 // exist.
 #include <gtest/gtest.h>
+#include <toml++/toml.h>
 
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <future>
+#include <map>
 #include <regex>
 #include <set>
 #include <sstream>
@@ -29,18 +31,42 @@ const LessonKit& kit() {
   return kit;
 }
 
+/// A solution with a mistake in it: wrong.toml says which lines of the solution become which.
+struct WrongSolution {
+  std::string name, mistake, source;
+};
+
+std::vector<WrongSolution> wrong_solutions(const Lesson& lesson) {
+  const std::string solution = content_of(kit().solution(lesson));
+  const toml::table table = toml::parse_file((kit().folder(lesson) / "wrong.toml").string());
+  std::vector<WrongSolution> result;
+  for (const toml::node& entry : *table["wrong"].as_array()) {
+    const toml::table& wrong = *entry.as_table();
+    WrongSolution made{wrong["name"].value_or(""), wrong["mistake"].value_or(""), solution};
+    std::map<std::size_t, std::pair<std::string, std::string>> changes;  // by place in the solution
+    for (const toml::node& change : *wrong["changes"].as_array()) {
+      const std::string from = change.as_table()->at("from").value_or(""),
+                        to = change.as_table()->at("to").value_or("");
+      const std::size_t at = solution.find(from);
+      EXPECT_TRUE(!from.empty() && at != std::string::npos && solution.find(from, at + 1) == std::string::npos)
+          << lesson.name << ", " << made.name << ": the solution must hold these lines once:\n"
+          << from;
+      changes[at] = {from, to};
+    }
+    for (auto change = changes.rbegin(); change != changes.rend(); ++change)
+      if (change->first != std::string::npos)
+        made.source.replace(change->first, change->second.first.size(), change->second.second);
+    EXPECT_NE(made.source, solution) << lesson.name << ", " << made.name << " changes nothing";
+    result.push_back(std::move(made));
+  }
+  return result;
+}
+
 /// Every lesson, once with each number.
 class EachLesson : public ::testing::TestWithParam<Lesson> {
  protected:
   const Lesson& lesson() const { return GetParam(); }
   fs::path folder() const { return kit().folder(lesson()); }
-  std::vector<fs::path> wrong_solutions() const {
-    std::vector<fs::path> files;
-    for (const fs::directory_entry& entry : fs::directory_iterator(folder()))
-      if (entry.path().filename().string().starts_with("wrong_")) files.push_back(entry.path());
-    std::sort(files.begin(), files.end());
-    return files;
-  }
 };
 INSTANTIATE_TEST_SUITE_P(Lesson, EachLesson, ::testing::ValuesIn(lessons::all_lessons()),
                          [](const auto& info) { return std::string(info.param.name); });
@@ -92,10 +118,15 @@ TEST_P(EachLesson, ItsSolutionPassesForOtherRandomInputs) {
 
 TEST_P(EachLesson, TheExerciseAsHandedOutAndEveryWrongSolutionFail) {
   if (kit().sanitized()) GTEST_SKIP() << "wrong code may be wrong in any way; solutions run under sanitizers";
-  std::vector<fs::path> files = wrong_solutions();
+  const TemporaryFolder place;
+  std::vector<fs::path> files;
+  for (const WrongSolution& wrong : wrong_solutions(lesson())) {
+    EXPECT_NE(wrong.mistake, "") << wrong.name << " says what is wrong with it";
+    files.push_back(place.path / ("wrong_" + wrong.name + ".cpp"));
+    EXPECT_FALSE(fs::exists(files.back())) << "two are named " << wrong.name;
+    std::ofstream(files.back()) << wrong.source;
+  }
   EXPECT_GE(files.size(), 2u) << "a lesson keeps two or more wrong solutions";
-  for (const fs::path& file : files)
-    EXPECT_TRUE(content_of(file).starts_with("// Wrong: ")) << file << " says first what is wrong with it";
   files.push_back(kit().shipped(lesson()));
   std::vector<std::future<Verification>> runs;
   runs.reserve(files.size());
@@ -174,8 +205,7 @@ TEST_P(EachLesson, ItsQuizIsComputedFromTheSeed) {
 }
 
 TEST_P(EachLesson, HoldsItsFilesAndNoOthersAndNeedsNoOtherLesson) {
-  const std::regex known(
-      "lesson\\.toml|(walk|exercise|solution|check|wrong_[a-z0-9_]+)\\.cpp|(exercise|kernels|text)\\.h");
+  const std::regex known("(lesson|wrong)\\.toml|(walk|exercise|solution|check)\\.cpp|(exercise|kernels|text)\\.h");
   static const std::regex include(R"re(#\s*include\s*"notebooks/lessons/([^/"]+)/)re");
   for (const fs::directory_entry& entry : fs::directory_iterator(folder())) {
     const std::string name = entry.path().filename();
