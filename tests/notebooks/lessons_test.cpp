@@ -43,19 +43,18 @@ std::vector<WrongSolution> wrong_solutions(const Lesson& lesson) {
   for (const toml::node& entry : *table["wrong"].as_array()) {
     const toml::table& wrong = *entry.as_table();
     WrongSolution made{wrong["name"].value_or(""), wrong["mistake"].value_or(""), solution};
-    std::map<std::size_t, std::pair<std::string, std::string>> changes;  // by place in the solution
+    // By place in the solution, the last first, so that a change moves none of the places to come.
+    std::map<std::size_t, std::pair<std::string, std::string>, std::greater<>> changes;
     for (const toml::node& change : *wrong["changes"].as_array()) {
       const std::string from = change.as_table()->at("from").value_or(""),
                         to = change.as_table()->at("to").value_or("");
       const std::size_t at = solution.find(from);
-      EXPECT_TRUE(!from.empty() && at != std::string::npos && solution.find(from, at + 1) == std::string::npos)
-          << lesson.name << ", " << made.name << ": the solution must hold these lines once:\n"
-          << from;
-      changes[at] = {from, to};
+      if (from.empty() || at == std::string::npos || solution.find(from, at + 1) != std::string::npos)
+        ADD_FAILURE() << lesson.name << ", " << made.name << ": the solution must hold these lines once:\n" << from;
+      else
+        changes[at] = {from, to};
     }
-    for (auto change = changes.rbegin(); change != changes.rend(); ++change)
-      if (change->first != std::string::npos)
-        made.source.replace(change->first, change->second.first.size(), change->second.second);
+    for (const auto& [at, change] : changes) made.source.replace(at, change.first.size(), change.second);
     EXPECT_NE(made.source, solution) << lesson.name << ", " << made.name << " changes nothing";
     result.push_back(std::move(made));
   }
