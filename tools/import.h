@@ -1,5 +1,6 @@
 // `sinkhorn import` and `sinkhorn export`: weights of the published PyTorch package, in and out.
 #pragma once
+#include <cstdint>
 #include <iosfwd>
 #include <optional>
 #include <string>

@@ -52,7 +52,7 @@ Batch to_batch(const std::vector<PlacedExample>& examples, const TaskRows& rows)
     }
     const std::int64_t asked = offset + std::int64_t(read.size());
     read.push_back(Task::separator);
-    read.insert(read.end(), example.target.begin(), example.target.end());
+    for (const std::int32_t id : example.target) read.push_back(id);  // g++ 13 sees an overflow in insert()
     follows.push_back(Task::end);
     put(inputs, row, offset, read);
     put(targets, row, asked, follows);
