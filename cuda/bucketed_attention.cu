@@ -2,7 +2,9 @@
 #include <cmath>
 
 #include "autograd/ops/bucketed_attention.h"
+#include "cuda/attention_pattern.h"
 #include "cuda/sums.h"
+#include "cuda/tensor_core_attention.h"
 
 namespace sinkhorn::kernels {
 namespace {
@@ -12,131 +14,11 @@ using namespace sinkhorn::cuda;
 constexpr std::int64_t kTile = 32;                       // queries, and keys, of a tile
 constexpr int kRows = int(kTile) * kWarp / kMaxThreads;  // queries of a tile that one warp works on; a lane is a key
 
-// Everything both passes read, as the device sees it.
 template <class T>
-struct Inputs {
-  using R = Real<T>;
-  explicit Inputs(const typename BucketedAttention<T>::Arguments& in)
-      : length(in.shape.length),
-        key_length(in.shape.key_length),
-        heads(in.shape.heads),
-        local(in.shape.pattern.local),
-        width(in.shape.width),
-        bucket(in.shape.pattern.bucket),
-        key_bucket(in.shape.pattern.key_bucket),
-        lists(in.shape.lists),
-        n_top(in.shape.n_top),
-        nulls(in.shape.nulls()),
-        causal(in.shape.pattern.causal),
-        own(in.shape.pattern.own),
-        q(in.q),
-        kv(in.kv),
-        weights(in.weights),
-        null_keys(in.null_keys),
-        null_values(in.null_values),
-        picks(in.picks),
-        mask(in.mask),
-        key_mask(in.key_mask),
-        dropout(in.dropout),
-        local_bits(in.local_bits),
-        sorting_bits(in.sorting_bits) {}
-
-  std::int64_t length, key_length, heads, local, width, bucket, key_bucket, lists, n_top, nulls;
-  bool causal, own;
-  Global<const T> q, kv;
-  Global<const R> weights;
-  Global<const T> null_keys, null_values;
-  Global<const std::int32_t> picks;
-  Global<const bool> mask, key_mask;
-  double dropout;
-  RandomBits local_bits, sorting_bits;
-};
-
-// A stretch of key columns that a query bucket looks at, the first of them column `at` of all.
-struct Block {
-  enum Kind { closed, null, keys, own } kind;
-  std::int64_t begin;  // first slot of its keys; of no meaning for null, whose one key stands in every column
-  std::int64_t width;
-  std::int64_t choice;  // place of its weight; -1: weight 1
-  std::int64_t at;
-};
-
-// One head of one sequence.
+using Inputs = AttentionInputs<T>;
 template <class T>
-struct Head {
-  using R = Real<T>;
-  SINKHORN_DEVICE Head(const Inputs<T>& inputs, std::int64_t item)
-      : in(inputs),
-        sequence(item / inputs.heads),
-        head(item % inputs.heads),
-        sorting(inputs.heads - inputs.local),
-        sorting_head(head - inputs.local),
-        is_local(head < inputs.local),
-        shift(inputs.causal && !is_local && sorting_head >= sorting / 2 ? inputs.bucket - 1 : 0) {}
-
-  SINKHORN_DEVICE std::int64_t buckets() const { return in.length / in.bucket; }
-  SINKHORN_DEVICE int blocks() const { return is_local ? (in.causal ? 2 : 3) : int(in.n_top) + (in.own ? 1 : 0); }
-  SINKHORN_DEVICE std::int64_t columns() const {
-    return is_local ? blocks() * in.bucket : in.n_top * in.key_bucket + (in.own ? in.bucket : 0);
-  }
-
-  // The c-th block of query bucket u.
-  SINKHORN_DEVICE Block block(std::int64_t u, int c) const {
-    const std::int64_t b = in.bucket;
-    if (is_local) {  // before, own, behind
-      const std::int64_t window = u + c - 1;
-      const bool there = window >= 0 && window < buckets();
-      return {c == 1 ? Block::own : there ? Block::keys : Block::closed, window * b, b, -1, c * b};
-    }
-    if (c == in.n_top) return {Block::own, u * b, b, -1, c * in.key_bucket};
-    const std::int64_t list = in.lists == 1 ? 0 : u;
-    const std::int64_t choice = ((sequence * sorting + sorting_head) * in.lists + list) * in.n_top + c;
-    const std::int64_t pick = in.picks[choice], source = pick - in.nulls;
-    const bool there = pick >= 0 && source < in.key_length / in.key_bucket;
-    return {!there       ? Block::closed
-            : source < 0 ? Block::null
-                         : Block::keys,
-            source * in.key_bucket, in.key_bucket, choice, c * in.key_bucket};
-  }
-  SINKHORN_DEVICE R weight(const Block& block) const { return block.choice < 0 ? R(1) : in.weights[block.choice]; }
-
-  // The token in a slot of this head, as an index into (B, length).
-  SINKHORN_DEVICE std::int64_t token(std::int64_t slot, std::int64_t length) const {
-    const std::int64_t rotated = slot + shift;
-    return sequence * length + (rotated < length ? rotated : rotated - length);
-  }
-  SINKHORN_DEVICE std::int64_t query_row(std::int64_t slot) const {
-    return (token(slot, in.length) * in.heads + head) * in.width;
-  }
-  SINKHORN_DEVICE std::int64_t key_row(std::int64_t slot, int part) const {
-    return ((token(slot, in.key_length) * 2 + part) * in.heads + head) * in.width;
-  }
-
-  // Whether query i of bucket u sees column j of a block: not padding, nor ahead of it. In the last bucket of a rotated
-  // head (slots T-1, 0, 1, .., b-2) all but the own bucket lies ahead of the wrapped slots, and slot T-1 too.
-  SINKHORN_DEVICE bool sees(std::int64_t u, std::int64_t i, const Block& block, std::int64_t j) const {
-    if (i >= in.bucket || j < 0 || j >= block.width || block.kind == Block::closed) return false;
-    if (in.mask && !in.mask[token(u * in.bucket + i, in.length)]) return false;
-    const bool own = block.kind == Block::own, wrapped = shift > 0 && u == buckets() - 1 && i > 0;
-    if (own && in.causal && j > i) return false;
-    if (wrapped && (!own || j == 0)) return false;
-    return block.kind == Block::null || !in.key_mask || in.key_mask[token(block.begin + j, in.key_length)];
-  }
-
-  // What dropout multiplies the probability of query i and column j with.
-  SINKHORN_DEVICE R kept(std::int64_t u, std::int64_t i, const Block& block, std::int64_t j) const {
-    if (in.dropout == 0) return 1;
-    const RandomBits& bits = is_local ? in.local_bits : in.sorting_bits;
-    const std::int64_t group = is_local ? sequence * in.local + head : sequence * sorting + sorting_head;
-    const std::int64_t element = ((group * buckets() + u) * in.bucket + i) * columns() + block.at + j;
-    return bits.uniform<double>(std::uint64_t(element)) < in.dropout ? R(0) : R(1 / (1 - in.dropout));
-  }
-
-  const Inputs<T>& in;
-  std::int64_t sequence, head, sorting, sorting_head;
-  bool is_local;
-  std::int64_t shift;
-};
+using Head = AttentionHead<T>;
+using Block = AttentionBlock;
 
 // A tile in shared memory, (kTile, columns); one element between rows lets the lanes read a column without conflicts.
 template <class R>
@@ -217,7 +99,7 @@ struct Attend {
   using R = Real<T>;
   Inputs<T> in;
   std::int64_t tiles;  // of queries in a bucket
-  Global<T> y;
+  Global<T> y, rest;
   Global<R> log_sum_exp;
 
   static std::size_t shared_bytes(std::int64_t width) {
@@ -225,10 +107,10 @@ struct Attend {
   }
   SINKHORN_DEVICE void operator()(Thread& t) const {
     constexpr R none = -std::numeric_limits<R>::infinity();
-    const std::int64_t d = in.width, buckets = in.length / in.bucket;
+    const std::int64_t d = in.width, buckets = in.buckets;
     const std::int64_t i0 = t.block() % tiles * kTile, u = t.block() / tiles % buckets,
                        item = t.block() / tiles / buckets;
-    const Head<T> head(in, item);
+    const Head<T> head(in, int(item));
     const Tile<R> q(t, d), k(t, d), v(t, d), sum(t, d), p(t, kTile);
     const Shared<R> factor = t.shared<R>(kTile);
     R largest[kRows], total[kRows];
@@ -277,7 +159,11 @@ struct Attend {
     t.sync();
     for (std::int64_t at = t.index(); at < kTile * d; at += t.size()) {
       const std::int64_t i = at / d, e = at - i * d;
-      if (i0 + i < in.bucket) y[head.query_row(u * in.bucket + i0 + i) + e] = R(sum.at(i, e)) * R(factor[i]);
+      if (i0 + i >= in.bucket) continue;
+      const std::int64_t to = head.query_row(u * in.bucket + i0 + i) + e;
+      const R x = R(sum.at(i, e)) * R(factor[i]);
+      y[to] = x;
+      if (rest) rest[to] = x - R(T(x));
     }
   }
 };
@@ -304,7 +190,7 @@ struct AttendQueryGradient {
   Inputs<T> in;
   std::int64_t tiles;
   Global<const R> log_sum_exp;
-  Global<const T> dy;
+  Global<const T> y, rest, dy;
   Global<T> dq;
   Global<R> dots;                      // (B, H, T), slots in rotated order
   Global<R> dweights;                  // (B, h, N, tiles, n)
@@ -315,77 +201,73 @@ struct AttendQueryGradient {
     return 5 * tile_bytes<R>(width) + 2 * tile_bytes<R>(kTile) + 2 * vector_bytes<R>(width) + reducer_bytes<R>();
   }
   SINKHORN_DEVICE void operator()(Thread& t) const {
-    const std::int64_t d = in.width, buckets = in.length / in.bucket;
+    const std::int64_t d = in.width, buckets = in.buckets;
     const std::int64_t tile = t.block() % tiles, i0 = tile * kTile, u = t.block() / tiles % buckets;
     const std::int64_t item = t.block() / tiles / buckets;
-    const Head<T> head(in, item);
+    const Head<T> head(in, int(item));
     const Tile<R> q(t, d), flow(t, d), k(t, d), v(t, d), sum(t, d), ds(t, kTile), p(t, kTile);
     const Shared<R> null_key = t.shared<R>(d), null_value = t.shared<R>(d);
     const BlockReducer<R> reduce(t);
     R dot_p[kRows], lse[kRows];
     load_queries(t, head, u, i0, in.q, query_scale(in), q);
     load_queries(t, head, u, i0, dy, R(1), flow);
-    zero(t, sum, d);
     for (std::int64_t e = t.index(); e < d; e += t.size()) {
       null_key[e] = R(0);
       null_value[e] = R(0);
     }
-    for (int r = 0; r < kRows; ++r) {
-      const std::int64_t i = i0 + t.warp() * kRows + r;
-      dot_p[r] = 0;
-      lse[r] = i < in.bucket ? R(log_sum_exp[item * in.length + u * in.bucket + i]) : R(0);
-    }
-    // Once over all keys for <dP, P>, once more with it.
-    for (int pass = 0; pass < 2; ++pass) {
-      for (int c = 0; c < head.blocks(); ++c) {
-        const Block block = head.block(u, c);
-        const R w = block.kind == Block::closed ? R(0) : head.weight(block);
-        R dweight = 0;
-        for (std::int64_t j0 = 0; block.kind != Block::closed && j0 < block.width; j0 += kTile) {
-          load_keys(t, head, block, j0, k, v);
-          t.sync();
-          for (int r = 0; r < kRows; ++r) {
-            const std::int64_t i = t.warp() * kRows + r;
-            const Pair<R> x = pair_of(head, u, i0 + i, block, j0 + t.lane(), w, lse[r], dot(q, i, k, t.lane(), d),
-                                      dot(flow, i, v, t.lane(), d));
-            if (pass == 0) {
-              dot_p[r] += w * reduce_warp(t, x.p_drop * x.dyv, Plus{});
-            } else {
-              const R dscore = x.p * (w * x.kept * x.dyv - dot_p[r]);
-              dweight += dscore * x.qk + x.p_drop * x.dyv;
-              ds.at(i, t.lane()) = w * dscore;
-              p.at(i, t.lane()) = w * x.p_drop;
-            }
-          }
-          t.sync();
-          if (pass == 0) continue;
-          for (std::int64_t at = t.index(); at < kTile * d; at += t.size()) {
-            const std::int64_t i = at / d, e = at - i * d;
-            R x = sum.at(i, e);
-            for (std::int64_t j = 0; j < kTile; ++j) x += R(ds.at(i, j)) * R(k.at(j, e));
-            sum.at(i, e) = x;
-          }
-          for (std::int64_t e = t.index(); block.kind == Block::null && e < d; e += t.size()) {
-            R key = null_key[e], value = null_value[e];
-            for (std::int64_t i = 0; i < kTile; ++i)
-              for (std::int64_t j = 0; j < kTile; ++j) {
-                key += R(ds.at(i, j)) * R(q.at(i, e));
-                value += R(p.at(i, j)) * R(flow.at(i, e));
-              }
-            null_key[e] = key;
-            null_value[e] = value;
-          }
-          t.sync();
-        }
-        if (pass == 0 || head.is_local || c >= in.n_top) continue;
-        dweight = reduce.sum(dweight);
-        const std::int64_t group = head.sequence * head.sorting + head.sorting_head;
-        if (t.index() == 0) dweights[((group * buckets + u) * tiles + tile) * in.n_top + c] = dweight;
+    zero(t, sum, d);
+    t.sync();
+    for (int r = 0; r < kRows; ++r) {  // <dP, P> = <dy, y>
+      const std::int64_t i = t.warp() * kRows + r, slot = item * in.length + u * in.bucket + i0 + i;
+      const bool there = i0 + i < in.bucket;
+      R part = 0;
+      for (std::int64_t e = t.lane(); there && e < d; e += kWarp) {
+        const std::int64_t from = head.query_row(u * in.bucket + i0 + i) + e;
+        part += R(flow.at(i, e)) * (R(y[from]) + (rest ? R(rest[from]) : R(0)));
       }
+      dot_p[r] = reduce_warp(t, part, Plus{});
+      lse[r] = there ? R(log_sum_exp[slot]) : R(0);
+      if (there && t.lane() == 0) dots[slot] = dot_p[r];
     }
-    for (int r = 0; r < kRows; ++r) {
-      const std::int64_t i = i0 + t.warp() * kRows + r;
-      if (t.lane() == 0 && i < in.bucket) dots[item * in.length + u * in.bucket + i] = dot_p[r];
+    for (int c = 0; c < head.blocks(); ++c) {
+      const Block block = head.block(u, c);
+      const R w = block.kind == Block::closed ? R(0) : head.weight(block);
+      R dweight = 0;
+      for (std::int64_t j0 = 0; block.kind != Block::closed && j0 < block.width; j0 += kTile) {
+        load_keys(t, head, block, j0, k, v);
+        t.sync();
+        for (int r = 0; r < kRows; ++r) {
+          const std::int64_t i = t.warp() * kRows + r;
+          const Pair<R> x = pair_of(head, u, i0 + i, block, j0 + t.lane(), w, lse[r], dot(q, i, k, t.lane(), d),
+                                    dot(flow, i, v, t.lane(), d));
+          const R dscore = x.p * (w * x.kept * x.dyv - dot_p[r]);
+          dweight += dscore * x.qk + x.p_drop * x.dyv;
+          ds.at(i, t.lane()) = w * dscore;
+          p.at(i, t.lane()) = w * x.p_drop;
+        }
+        t.sync();
+        for (std::int64_t at = t.index(); at < kTile * d; at += t.size()) {
+          const std::int64_t i = at / d, e = at - i * d;
+          R x = sum.at(i, e);
+          for (std::int64_t j = 0; j < kTile; ++j) x += R(ds.at(i, j)) * R(k.at(j, e));
+          sum.at(i, e) = x;
+        }
+        for (std::int64_t e = t.index(); block.kind == Block::null && e < d; e += t.size()) {
+          R key = null_key[e], value = null_value[e];
+          for (std::int64_t i = 0; i < kTile; ++i)
+            for (std::int64_t j = 0; j < kTile; ++j) {
+              key += R(ds.at(i, j)) * R(q.at(i, e));
+              value += R(p.at(i, j)) * R(flow.at(i, e));
+            }
+          null_key[e] = key;
+          null_value[e] = value;
+        }
+        t.sync();
+      }
+      if (head.is_local || c >= in.n_top) continue;
+      dweight = reduce.sum(dweight);
+      const std::int64_t group = head.sequence * head.sorting + head.sorting_head;
+      if (t.index() == 0) dweights[((group * buckets + u) * tiles + tile) * in.n_top + c] = dweight;
     }
     for (std::int64_t at = t.index(); at < kTile * d; at += t.size()) {
       const std::int64_t i = at / d, e = at - i * d;
@@ -414,13 +296,13 @@ struct AttendKeyGradient {
   static std::size_t shared_bytes(std::int64_t width) { return 6 * tile_bytes<R>(width) + 2 * tile_bytes<R>(kTile); }
   SINKHORN_DEVICE void operator()(Thread& t) const {
     const std::int64_t d = in.width, s0 = t.block() % key_tiles * kTile, item = t.block() / key_tiles;
-    const Head<T> head(in, item);
+    const Head<T> head(in, int(item));
     const Tile<R> k(t, d), v(t, d), q(t, d), flow(t, d), dk(t, d), dv(t, d), ds(t, kTile), p(t, kTile);
-    const Block slots{Block::keys, s0, in.key_length - s0, -1, 0};
+    const Block slots{Block::keys, int(s0), in.key_length - int(s0), -1, 0};
     load_keys(t, head, slots, 0, k, v);
     zero(t, dk, d);
     zero(t, dv, d);
-    for (std::int64_t u = 0; u < head.buckets(); ++u) {
+    for (std::int64_t u = 0; u < in.buckets; ++u) {
       for (int c = 0; c < head.blocks(); ++c) {
         const Block block = head.block(u, c);
         const bool meets = block.begin < s0 + kTile && block.begin + block.width > s0;
@@ -473,17 +355,20 @@ struct Partial {
 }  // namespace
 
 template <class T>
-void BucketedAttention<T>::forward(Cuda, const Arguments& in, T* y, Real<T>* log_sum_exp) {
+void BucketedAttention<T>::forward(Cuda, const Arguments& in, const Results& out) {
+  if constexpr (std::is_same_v<T, bf16>)
+    if (TensorCoreAttention::takes(in.shape)) return TensorCoreAttention::forward(in, out);
   const AttentionShape& s = in.shape;
   const std::int64_t tiles = pieces(s.pattern.bucket, kTile);
   launch("bucketed_attention", s.batch * s.heads * s.buckets() * tiles, kMaxThreads, Attend<T>::shared_bytes(s.width),
-         Attend<T>{Inputs<T>(in), tiles, y, log_sum_exp});
+         Attend<T>{Inputs<T>(in), tiles, out.y, out.rest, out.log_sum_exp});
 }
 
 template <class T>
-void BucketedAttention<T>::backward(Cuda, const Arguments& in, const Real<T>* log_sum_exp, const T* dy,
-                                    const Flows& d) {
+void BucketedAttention<T>::backward(Cuda, const Arguments& in, const Results& out, const T* dy, const Flows& d) {
   using R = Real<T>;
+  if constexpr (std::is_same_v<T, bf16>)
+    if (TensorCoreAttention::takes(in.shape)) return TensorCoreAttention::backward(in, out, dy, d);
   const std::string_view op = "bucketed_attention";
   const AttentionShape& s = in.shape;
   const Inputs<T> inputs(in);
@@ -494,10 +379,10 @@ void BucketedAttention<T>::backward(Cuda, const Arguments& in, const Real<T>* lo
   const Tensor dnulls = workspace({2, s.sorting(), s.nulls() > 0 ? s.batch * parts : 0, s.width}, dtype_of<R>);
   R *null_keys = dnulls.data<R>(), *null_values = null_keys + dnulls.count() / 2;
   launch(op, s.batch * s.heads * parts, kMaxThreads, AttendQueryGradient<T>::shared_bytes(s.width),
-         AttendQueryGradient<T>{inputs, tiles, log_sum_exp, dy, d.q, dots.data<R>(), dweights.data<R>(), null_keys,
-                                null_values, s.batch});
+         AttendQueryGradient<T>{inputs, tiles, out.log_sum_exp, out.y, out.rest, dy, d.q, dots.data<R>(),
+                                dweights.data<R>(), null_keys, null_values, s.batch});
   launch(op, s.batch * s.heads * key_tiles, kMaxThreads, AttendKeyGradient<T>::shared_bytes(s.width),
-         AttendKeyGradient<T>{inputs, key_tiles, log_sum_exp, dots.data<R>(), dy, d.kv});
+         AttendKeyGradient<T>{inputs, key_tiles, out.log_sum_exp, dots.data<R>(), dy, d.kv});
   const auto add = [&](std::int64_t before, std::int64_t extent, std::int64_t after, const R* partial, auto* y) {
     if (y) sum_axis<R>(op, Around(Shape{before, extent, after}, 1), Partial<R>{after, partial}, y);
   };

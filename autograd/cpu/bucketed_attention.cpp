@@ -44,6 +44,7 @@ class Head {
   using R = Real<T>;
   using Rows = std::vector<R>;
   using Arguments = typename BucketedAttention<T>::Arguments;
+  using Results = typename BucketedAttention<T>::Results;
   using Flows = typename BucketedAttention<T>::Flows;
 
   Head(const Arguments& in, std::int64_t sequence, std::int64_t head)
@@ -69,7 +70,8 @@ class Head {
     }
   }
 
-  void forward(T* y, R* log_sum_exp) {
+  void forward(const Results& to) {
+    R* const log_sum_exp = to.log_sum_exp + (sequence_ * s_.heads + head_) * s_.length;
     Rows &out = w_.out, &tile = w_.tile;
     out.assign(w_.q.size(), R(0));
     tile.resize(b_ * columns_);
@@ -82,11 +84,20 @@ class Head {
       for (std::size_t c = 0; c < blocks_.size(); ++c)
         accumulate(weight(c), &tile[blocks_[c].at], w_.v, null_value_, blocks_[c], &out[u * b_ * d_]);
     }
-    store(out, y, s_.length, 1, 0);
+    store(out, to.y, s_.length, 1, 0);
+    if (!to.rest) return;
+    for (R& x : out) x -= R(T(x));
+    store(out, to.rest, s_.length, 1, 0);
   }
 
   // Writes this head's parts of dq, dkv and dweights, and its share of the null gradients, one row each.
-  void backward(const R* log_sum_exp, const T* dy, const Flows& d, R* d_null_key, R* d_null_value) {
+  void backward(const Results& of, const T* dy, const Flows& d, R* d_null_key, R* d_null_value) {
+    const R* const log_sum_exp = of.log_sum_exp + (sequence_ * s_.heads + head_) * s_.length;
+    load(of.y, s_.length, 1, 0, w_.out);
+    if (of.rest) {
+      load(of.rest, s_.length, 1, 0, w_.dq);
+      for (std::size_t k = 0; k < w_.out.size(); ++k) w_.out[k] += w_.dq[k];
+    }
     load(dy, s_.length, 1, 0, w_.dy);
     Rows &dq = w_.dq, &dk = w_.dk, &dv = w_.dv, &qk = w_.qk, &dyv = w_.dyv, &p = w_.p, &ds = w_.ds, &dw = w_.dweights;
     dq.assign(w_.q.size(), R(0));
@@ -104,7 +115,9 @@ class Head {
       for (std::int64_t i = 0; i < b_; ++i) exponentiate(&p[i * columns_], log_sum_exp[u * b_ + i]);
       ds = p;
       drop(u, p);  // p: as it multiplies the values; ds: as softmax left it
-      for (std::int64_t i = 0; i < b_; ++i) score_gradient(&ds[i * columns_], &p[i * columns_], &dyv[i * columns_]);
+      for (std::int64_t i = 0; i < b_; ++i)
+        score_gradient(&ds[i * columns_], &p[i * columns_], &dyv[i * columns_],
+                       row_dot(&w_.out[(u * b_ + i) * d_], dy_u + i * d_));
       for (std::size_t c = 0; c < blocks_.size(); ++c) {
         const Block& block = blocks_[c];
         const std::int64_t at = block.at;
@@ -242,15 +255,9 @@ class Head {
       row[j] = row[j] == -std::numeric_limits<R>::infinity() ? R(0) : math::exp(row[j] - shift);
   }
 
-  // ds: probabilities on entry, the gradient of the scores on return; p: the probabilities after dropout.
-  void score_gradient(R* ds, const R* p, const R* dyv) const {
-    // The weight of a block stands between its values and the output, so d(probability) = weight * dy v'.
-    R dot = 0;
-    for (std::size_t c = 0; c < blocks_.size(); ++c) {
-      R partial = 0;
-      for (std::int64_t j = blocks_[c].at; j < blocks_[c].at + blocks_[c].width; ++j) partial += p[j] * dyv[j];
-      dot += weight(c) * partial;
-    }
+  // ds: probabilities on entry, the gradient of the scores on return; p: the probabilities after dropout; dot: <dP, P>.
+  // The weight of a block stands between its values and the output, so d(probability) = weight * dy v'.
+  void score_gradient(R* ds, const R* p, const R* dyv, R dot) const {
     const R keep_scale = R(1 / (1 - in_.dropout));
     for (std::size_t c = 0; c < blocks_.size(); ++c) {
       const R w = weight(c);
@@ -303,6 +310,11 @@ class Head {
     for (std::int64_t e = 0; e < d_; ++e) into[e] += factor * row[e];
   }
   // Sum of the products of two tiles over the columns of a block.
+  R row_dot(const R* x, const R* y) const {
+    R sum = 0;
+    for (std::int64_t e = 0; e < d_; ++e) sum += x[e] * y[e];
+    return sum;
+  }
   R tile_dot(const Rows& x, const Rows& y, const Block& block) const {
     R sum = 0;
     for (std::int64_t i = 0; i < b_; ++i)
@@ -324,16 +336,15 @@ class Head {
 }  // namespace
 
 template <class T>
-void BucketedAttention<T>::forward(Cpu, const Arguments& in, T* y, Real<T>* log_sum_exp) {
+void BucketedAttention<T>::forward(Cpu, const Arguments& in, const Results& out) {
   const AttentionShape& s = in.shape;
   parallel_for(s.batch * s.heads, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t item = begin; item < end; ++item)
-      Head<T>(in, item / s.heads, item % s.heads).forward(y, log_sum_exp + item * s.length);
+    for (std::int64_t item = begin; item < end; ++item) Head<T>(in, item / s.heads, item % s.heads).forward(out);
   });
 }
 
 template <class T>
-void BucketedAttention<T>::backward(Cpu, const Arguments& in, const Real<T>* log_sum_exp, const T* dy, const Flows& d) {
+void BucketedAttention<T>::backward(Cpu, const Arguments& in, const Results& out, const T* dy, const Flows& d) {
   using R = Real<T>;
   const AttentionShape& s = in.shape;
   // One row per sequence and head, summed over the sequences in their order afterwards.
@@ -341,7 +352,7 @@ void BucketedAttention<T>::backward(Cpu, const Arguments& in, const Real<T>* log
   parallel_for(s.batch * s.heads, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t item = begin; item < end; ++item)
       Head<T>(in, item / s.heads, item % s.heads)
-          .backward(log_sum_exp + item * s.length, dy, d, &null_keys[item * s.width], &null_values[item * s.width]);
+          .backward(out, dy, d, &null_keys[item * s.width], &null_values[item * s.width]);
   });
   for (std::int64_t i = 0; d.null_keys && i < s.sorting() * s.width; ++i) {
     R key = 0, value = 0;

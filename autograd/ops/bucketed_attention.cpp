@@ -1,11 +1,13 @@
 #include "autograd/ops/bucketed_attention.h"
 
+#include <algorithm>
+
 #include "autograd/ops/elementwise.h"
 
 namespace sinkhorn {
 namespace {
 
-enum Input { kQ, kKv, kWeights, kNullKeys, kNullValues, kPicks, kMask, kKeyMask };
+enum Input { kQ, kKv, kWeights, kNullKeys, kNullValues, kPicks, kMask, kKeyMask, kInputs };
 
 void check_pattern(const AttentionPattern& p, std::int64_t length, std::int64_t key_length, std::int64_t heads) {
   auto whole = [](std::int64_t length, std::int64_t bucket, const char* which) {
@@ -69,6 +71,12 @@ typename kernels::BucketedAttention<T>::Arguments arguments(const ops::BucketedA
           op.rng.split(1).bits()};
 }
 
+template <class T>
+typename kernels::BucketedAttention<T>::Results results(const Tensor& y, const Tensor& rest,
+                                                        const Tensor& log_sum_exp) {
+  return {y.data<T>(), rest ? rest.data<T>() : nullptr, log_sum_exp.data<Real<T>>()};
+}
+
 // The inputs of one case: distinct picks within a row; causal ones are nulls and earlier buckets.
 Tensors draw_inputs(Draw& draw, const AttentionShape& s, bool masked) {
   Tensor picks(Shape{s.batch, s.sorting(), s.lists, s.n_top}, DType::i32);
@@ -98,27 +106,29 @@ namespace ops {
 
 Output BucketedAttention::forward(Saved& save, Inputs in) const {
   const AttentionShape s = attention_shape(in, pattern);
-  Tensor y = in[kQ].like();
-  Tensor log_sum_exp(Shape{s.batch, s.heads, s.length}, y.dtype() == DType::f64 ? DType::f64 : DType::f32, y.device());
+  const Tensor y = in[kQ].like();
+  const Tensor log_sum_exp(Shape{s.batch, s.heads, s.length}, wide(y.dtype()), y.device());
+  const bool recorded = std::find(save.wants.begin(), save.wants.end(), true) != save.wants.end();
+  const Tensor rest = recorded && y.dtype() == DType::bf16 ? y.like() : Tensor();
   dispatch(y, [&]<class T>(auto space) {
-    kernels::BucketedAttention<T>::forward(space, arguments<T>(*this, in), y.data<T>(), log_sum_exp.data<Real<T>>());
+    kernels::BucketedAttention<T>::forward(space, arguments<T>(*this, in), results<T>(y, rest, log_sum_exp));
   });
   save.tensors.assign(in.begin(), in.end());
-  save.tensors.push_back(log_sum_exp);
+  for (const Tensor& result : {y, rest, log_sum_exp}) save.tensors.push_back(result);
   return {y, {log_sum_exp}};
 }
 
 Tensors BucketedAttention::backward(const Saved& saved, const Tensor& dy) const {
-  const Inputs in(saved.tensors.data(), saved.tensors.size() - 1);
+  const Inputs in(saved.tensors.data(), kInputs);
+  const Tensor *const out = &saved.tensors[kInputs], &y = out[0], &rest = out[1], &log_sum_exp = out[2];
   Tensors flows(in.size());
   for (int k = kQ; k <= kNullValues; ++k)
     if (in[k]) flows[k] = in[k].like();
   dispatch(dy, [&]<class T>(auto space) {
-    kernels::BucketedAttention<T>::backward(space, arguments<T>(*this, in), saved.tensors.back().data<Real<T>>(),
-                                            dy.data<T>(),
-                                            {flows[kQ].data<T>(), flows[kKv].data<T>(), flows[kWeights].data<Real<T>>(),
-                                             flows[kNullKeys] ? flows[kNullKeys].data<T>() : nullptr,
-                                             flows[kNullValues] ? flows[kNullValues].data<T>() : nullptr});
+    const auto flow = [&](Input k) { return flows[k] ? flows[k].data<T>() : nullptr; };
+    kernels::BucketedAttention<T>::backward(
+        space, arguments<T>(*this, in), results<T>(y, rest, log_sum_exp), dy.data<T>(),
+        {flow(kQ), flow(kKv), flows[kWeights].data<Real<T>>(), flow(kNullKeys), flow(kNullValues)});
   });
   return flows;
 }

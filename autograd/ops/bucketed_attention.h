@@ -44,15 +44,21 @@ struct BucketedAttention {
     double dropout;
     RandomBits local_bits, sorting_bits;  // element ((g * N + u) * b + i) * J + j of the probabilities (G, N, b, J)
   };
+  /// y (B, T, H, d); rest (B, T, H, d) or null: what rounding to bf16 took from y, of which <dP, P> is made;
+  /// log_sum_exp (B, H, T), slots in rotated order.
+  struct Results {
+    T *y, *rest;
+    Real<T>* log_sum_exp;
+  };
   struct Flows {
     T *q, *kv;
     Real<T>* weights;
     T *null_keys, *null_values;
   };
-  static void forward(Cpu, const Arguments& in, T* y, Real<T>* log_sum_exp);
-  static void forward(Cuda, const Arguments& in, T* y, Real<T>* log_sum_exp);
-  static void backward(Cpu, const Arguments& in, const Real<T>* log_sum_exp, const T* dy, const Flows& d);
-  static void backward(Cuda, const Arguments& in, const Real<T>* log_sum_exp, const T* dy, const Flows& d);
+  static void forward(Cpu, const Arguments& in, const Results& out);
+  static void forward(Cuda, const Arguments& in, const Results& out);
+  static void backward(Cpu, const Arguments& in, const Results& out, const T* dy, const Flows& d);
+  static void backward(Cuda, const Arguments& in, const Results& out, const T* dy, const Flows& d);
 };
 
 }  // namespace kernels
@@ -64,6 +70,7 @@ namespace ops {
 /// log-sum-exp (B, H, T) in f32 or better, slots in rotated order. With S = w * q k' / sqrt(d) over the allowed keys:
 ///   P = softmax(S),  y = (P * w) v
 ///   dS = P * (dP - <dP, P>),  dq = dS (w k),  dk = w dS' q,  dv = w P' dy,  dw = <dS, q k'> + <P, dy v'>
+/// where <dP, P> = <dy, y> for each query (Dao et al. 2022, appendix B).
 struct BucketedAttention {
   static constexpr std::string_view name = "bucketed_attention";
   AttentionPattern pattern = {};

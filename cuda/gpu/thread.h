@@ -72,8 +72,20 @@ class Thread {
   std::int64_t block_, shared_ = 0;
 };
 
+// A kernel that wants several blocks at once on a multiprocessor, and so fewer registers, names them and its threads.
 template <class Kernel>
-__global__ void __launch_bounds__(kMaxThreads) run_grid(const Kernel kernel, std::int64_t blocks) {
+struct Bounds {
+  static constexpr int threads = kMaxThreads, blocks = 1;
+};
+template <class Kernel>
+requires requires { Kernel::kBlocksOfMultiprocessor; }
+struct Bounds<Kernel> {
+  static constexpr int threads = Kernel::kThreads, blocks = Kernel::kBlocksOfMultiprocessor;
+};
+
+template <class Kernel>
+__global__ void __launch_bounds__(Bounds<Kernel>::threads, Bounds<Kernel>::blocks)
+    run_grid(const Kernel kernel, std::int64_t blocks) {
   for (std::int64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
     Thread thread(block);
     kernel(thread);

@@ -1,0 +1,124 @@
+// Bucketed attention in bf16 on the device, of widths that tensor cores take, against the CPU in f64. On the emulated
+// grid it is the scalar twin that runs, on the smaller shapes.
+#include <gtest/gtest.h>
+
+#include "autograd/ops.h"
+#include "autograd/pool.h"
+#include "tests/cuda/agreement.h"
+
+namespace sinkhorn {
+namespace {
+
+struct AttentionSetup {
+  const char* label;
+  AttentionPattern pattern;
+  std::int64_t batch, length, key_length, heads, width, lists, n_top;
+  bool masked = false;
+  double dropout = 0;
+  bool large = false;  // minutes on the emulated grid
+};
+
+AttentionPattern causal(std::int64_t bucket, std::int64_t local) { return {bucket, bucket, local, true, true}; }
+AttentionPattern free(std::int64_t bucket, std::int64_t key_bucket, std::int64_t local, bool own = true) {
+  return {bucket, key_bucket, local, false, own};
+}
+
+const AttentionSetup kAttentionSetups[] = {
+    {"buckets of 128, local and sorting heads", causal(128, 2), 2, 1024, 1024, 4, 64, 8, 2, false, 0, true},
+    {"one hot bucket", causal(128, 0), 1, 2048, 2048, 2, 64, 16, 1, false, 0, true},
+    {"buckets of 64", causal(64, 3), 2, 256, 256, 6, 64, 4, 2, false, 0, true},
+    {"buckets of 75", causal(75, 1), 1, 300, 300, 3, 64, 4, 2, false, 0, true},
+    {"buckets of 200", causal(200, 1), 1, 800, 800, 3, 64, 4, 2, false, 0, true},
+    {"buckets of 16", causal(16, 1), 2, 96, 96, 3, 32, 6, 2},
+    {"buckets of 5", causal(5, 1), 1, 25, 25, 3, 32, 5, 3},
+    {"width 32", causal(32, 1), 1, 128, 128, 3, 32, 4, 2},
+    {"one bucket", causal(40, 1), 2, 40, 40, 3, 32, 1, 2},
+    {"padding", causal(16, 1), 2, 64, 64, 3, 64, 4, 2, true},
+    {"dropout", causal(16, 1), 2, 64, 64, 3, 64, 4, 2, false, 0.3},
+    {"dropout and padding, large", causal(128, 2), 1, 512, 512, 4, 64, 4, 2, true, 0.2, true},
+    {"both directions", free(16, 16, 1), 2, 64, 64, 3, 64, 4, 2},
+    {"both directions, padding and dropout", free(64, 64, 1), 1, 256, 256, 3, 64, 4, 2, true, 0.1, true},
+    {"another key bucket", free(16, 24, 1), 2, 96, 96, 3, 32, 6, 2, true},
+    {"small buckets, large key buckets", free(8, 48, 0), 1, 96, 96, 2, 32, 12, 1},
+    {"sortcut", free(16, 16, 1), 2, 64, 64, 3, 64, 1, 2, true},
+    {"context", free(16, 24, 0, false), 2, 48, 72, 2, 64, 3, 2, true},
+    {"large context", free(128, 75, 0, false), 1, 512, 600, 2, 64, 4, 2, false, 0, true},
+};
+
+// The picks are distinct within a row; causal ones are nulls and earlier buckets. `hot`: always the first buckets.
+Tensor draw_picks(const AttentionSetup& s, bool hot) {
+  const std::int64_t sorting = s.heads - s.pattern.local;
+  Tensor picks(Shape{s.batch, sorting, s.lists, s.n_top}, DType::i32);
+  const Tensor random = integers(Rng(1), picks.shape(), 1 << 20);
+  const std::int64_t nulls = s.pattern.causal ? s.n_top : 0;
+  for (std::int64_t i = 0; i < picks.count(); ++i) {
+    const std::int64_t u = i / s.n_top % s.lists, start = random.data<std::int32_t>()[i - i % s.n_top];
+    const std::int64_t choices = s.pattern.causal ? nulls + u : s.key_length / s.pattern.key_bucket;
+    const std::int64_t pick = hot && u > 0 ? nulls : (start + i % s.n_top) % choices;
+    picks.data<std::int32_t>()[i] = i % s.n_top < choices ? std::int32_t(pick) : -1;
+  }
+  return picks;
+}
+
+class AttentionOnTheDevice : public ::testing::TestWithParam<AttentionSetup> {};
+
+TEST_P(AttentionOnTheDevice, AgreesWithTheCpu) {
+  SINKHORN_NEEDS_DEVICE();
+  const AttentionSetup& s = GetParam();
+  if (testing::is_emulated() && s.large) GTEST_SKIP() << "minutes on the emulated grid";
+  const std::int64_t sorting = s.heads - s.pattern.local;
+  std::uint32_t tag = 0;
+  const auto draw = [&](Shape shape, double low = -1.5) {
+    return uniform(Rng(7).split(++tag), shape, low, 1.5, DType::f64);
+  };
+  const auto mask = [&](std::int64_t length) {
+    return s.masked ? Draw(Rng(8).split(std::uint32_t(length))).mask({s.batch, length}) : Tensor();
+  };
+  const Tensor picks = draw_picks(s, std::string_view(s.label) == "one hot bucket");
+  const AttentionMasks masks{mask(s.length), mask(s.key_length)};
+  Tensors inputs{draw({s.batch, s.length, s.heads, s.width}).to(DType::bf16),
+                 draw({s.batch, s.key_length, 2, s.heads, s.width}).to(DType::bf16),
+                 draw(picks.shape(), 0.2).to(DType::f32)};
+  if (s.pattern.causal)
+    for (int k = 0; k < 2; ++k) inputs.push_back(draw({sorting, 1, s.width}).to(DType::bf16));
+  const Tensor cotangent = draw({s.batch, s.length, s.heads, s.width}).to(DType::bf16);
+  const auto run = [&](Device device, bool exact) {
+    Tensors there;
+    for (const Tensor& x : inputs) there.push_back((exact ? x.to(DType::f64) : x).to(device));
+    const auto on = [&](const Tensor& x) { return x ? x.to(device) : x; };
+    const Tape tape = Tape::record();
+    std::vector<Var> x;
+    for (const Tensor& input : there) x.push_back(tape.leaf(input));
+    const Var y = bucketed_attention(x[0], x[1], {x[2], on(picks)}, x.size() > 3 ? NullBlock{x[3], x[4]} : NullBlock{},
+                                     s.pattern, {on(masks.queries), on(masks.keys)}, {s.dropout, Rng(5)});
+    const Gradients gradients = tape.backward(y, cotangent.to(y.value.dtype()).to(device));
+    Tensors results{y.value};
+    for (const Var& leaf : x) results.push_back(gradients.of(leaf));
+    for (Tensor& x : results) x = x.to(Device::cpu);
+    return results;
+  };
+  const Tensors exact = run(Device::cpu, true);
+  Pool& pool = Pool::of(Device::cuda);
+  const std::size_t damaged = pool.stats().damaged;
+  pool.guard(true);
+  const Tensors got = run(Device::cuda, false), again = run(Device::cuda, false);
+  pool.guard(false);
+  EXPECT_EQ(pool.stats().damaged, damaged) << "a kernel wrote beside a buffer";
+  const char* const names[] = {"y", "dq", "dkv", "dweights", "dnull_keys", "dnull_values"};
+  for (std::size_t k = 0; k < exact.size(); ++k) {
+    if (exact[k].count() == 0) continue;
+    EXPECT_LE(testing::squared_error(got[k], exact[k]), testing::limit_of(DType::bf16, testing::Arithmetic::attention))
+        << names[k];
+    EXPECT_TRUE(equal_bits(got[k], again[k])) << names[k] << ": two runs differ";
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Patterns, AttentionOnTheDevice, ::testing::ValuesIn(kAttentionSetups), [](const auto& info) {
+  std::string name = info.param.label;
+  for (char& c : name)
+    if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
+  return name;
+});
+
+}  // namespace
+}  // namespace sinkhorn
