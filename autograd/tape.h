@@ -32,6 +32,11 @@ struct Saved {
   Tensors tensors;
   std::vector<bool> wants;         // wants[k]: input k is differentiated; the flows of the others may be empty
   std::vector<Shape> shapes = {};  // of inputs whose elements backward does not need
+  /// In backward: into[k], if it is there, is where the gradient of input k gathers. An op that can add its flow to it
+  /// does, and returns into[k] itself; any other op returns a flow of its own.
+  Tensors into = {};
+
+  Tensor into_or_empty(std::size_t k) const { return k < into.size() ? into[k] : Tensor(); }
 };
 
 /// What an op computes: one differentiable tensor and any number of others (indices, a log-sum-exp).
@@ -128,6 +133,8 @@ class Tape {
   /// d<seed, root> / d(leaf) for every leaf; the seed defaults to 1 for a root of one element. A tape can be walked
   /// once.
   Gradients backward(const Var& root, Tensor seed = {}) const;
+  /// The same, for a leaf whose gradient has begun elsewhere: `begun` moves in, and comes out as part of the leaf's.
+  Gradients backward(const Var& root, Tensor seed, const Var& leaf, Tensor begun) const;
 
   /// Calls `see` at every moment from here on. Keeping an event's tensor is allowed: it will not be written to.
   using Watch = std::function<void(const TapeEvent& event)>;

@@ -13,6 +13,8 @@ inline Tensor workspace(Shape shape, DType dtype) { return Tensor(shape, dtype, 
 /// Waits until all that was asked of the device is done. A DeviceError if something failed, an Error if a kernel met a
 /// bad index.
 void wait();
+/// How often the host has waited in this process, wherever: a step should do it once.
+std::int64_t waits();
 
 /// Copies one element to the host; waits.
 template <class T>

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -130,7 +131,13 @@ BadIndex* bad_index() {
   return report.place;
 }
 
+namespace {
+std::atomic<std::int64_t> waits_so_far = 0;
+}
+std::int64_t waits() { return waits_so_far; }
+
 void wait() {
+  ++waits_so_far;
   check("waiting for the device", cudaStreamSynchronize(stream()));
   const BadIndex found = std::exchange(*bad_index(), {});
   if (found.what) fail(found.what, " ", found.value, " is outside ", found.low, " .. ", found.end - 1);
