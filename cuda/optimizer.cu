@@ -29,6 +29,15 @@ struct SquareOf {
   SINKHORN_DEVICE double operator()(std::int64_t row, std::int64_t) const {
     return double(Real<T>(x[row])) * double(Real<T>(x[row]));
   }
+
+  static constexpr int kPack = pack_width<T>();
+  SINKHORN_DEVICE Pack<double, kPack> load(std::int64_t i) const {
+    const auto numbers = load_real<kPack>(x, i);
+    Pack<double, kPack> squares;
+    for (int k = 0; k < kPack; ++k) squares[k] = double(numbers[k]) * double(numbers[k]);
+    return squares;
+  }
+  bool has_packs() const { return x.template is_aligned<kPack>(); }
 };
 
 }  // namespace
