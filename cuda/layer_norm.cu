@@ -8,6 +8,134 @@ namespace {
 
 using namespace sinkhorn::cuda;
 
+// A row of at most K packs a lane, as the registers of one warp hold it: lane l has the packs l, l + 32, ...
+template <class T, int K>
+struct WarpRow {
+  using R = Real<T>;
+  static constexpr int kPack = pack_width<T>();
+  static constexpr std::int64_t kWidest = K * kPack * kWarp;
+  Pack<R, kPack> packs[K] = {};
+
+  /// Calls f(k, column of pack k) for the packs that this lane has in a row of `width`.
+  template <class F>
+  SINKHORN_DEVICE static void each(const Thread& t, std::int64_t width, F f) {
+    for (int k = 0; k < K; ++k)
+      if (const std::int64_t column = (k * kWarp + t.lane()) * kPack; column < width) f(k, column);
+  }
+};
+
+// One warp per row, read once.
+template <class T, class Y, int K>
+struct NormaliseRowByWarp {
+  using R = Real<T>;
+  using Row = WarpRow<T, K>;
+  static constexpr int N = Row::kPack;
+  std::int64_t rows, width;
+  R eps;
+  Global<const T> x, gamma, beta;
+  Global<Y> y;
+  Global<R> mean, rstd;
+  SINKHORN_DEVICE void operator()(Thread& t) const {
+    const std::int64_t r = t.block() * t.warps() + t.warp(), first = r * width;
+    if (r >= rows) return;
+    Row row;
+    R sum = 0, squares = 0;
+    Row::each(t, width, [&](int k, std::int64_t column) {
+      row.packs[k] = load_real<N>(x, first + column);
+      for (int n = 0; n < N; ++n) sum += row.packs[k][n];
+    });
+    const R m = reduce_warp(t, sum, Plus{}) / R(width);
+    Row::each(t, width, [&](int k, std::int64_t) {
+      for (int n = 0; n < N; ++n) squares += (row.packs[k][n] - m) * (row.packs[k][n] - m);
+    });
+    const R s = 1 / std::sqrt(reduce_warp(t, squares, Plus{}) / R(width) + eps);
+    Row::each(t, width, [&](int k, std::int64_t column) {
+      const auto gain = load_real<N>(gamma, column), bias = load_real<N>(beta, column);
+      Pack<R, N> out;
+      for (int n = 0; n < N; ++n) out[n] = (row.packs[k][n] - m) * s * gain[n] + bias[n];
+      y.store(first + column, rounded<Y>(out));
+    });
+    if (t.lane() != 0) return;
+    mean[r] = m;
+    rstd[r] = s;
+  }
+};
+
+// Of the rows of a block's chunk, one warp after the other has the next: dx, and the chunk's share of dgamma and dbeta.
+// With g = gamma dy:  dx = rstd (g - mean(g) - z mean(g z))
+template <class T, class Y, int K>
+struct NormaliseChunkGradient {
+  using R = Real<T>;
+  using Row = WarpRow<T, K>;
+  static constexpr int N = Row::kPack;
+  std::int64_t rows, width, chunk;
+  Global<const T> x, gamma;
+  Global<const R> mean, rstd;
+  Global<const Y> dy;
+  Global<T> dx;
+  Global<R> gains, biases;  // (chunks, width)
+  SINKHORN_DEVICE void operator()(Thread& t) const {
+    const auto sums = t.shared<R>(2 * width);
+    const std::int64_t begin = t.block() * chunk, end = begin + chunk < rows ? begin + chunk : rows;
+    Row gain, bias;
+    for (std::int64_t r = begin + t.warp(); r < end; r += t.warps()) add_row(t, r, gain, bias);
+    for (int warp = 0; warp < t.warps(); ++warp) {  // in order
+      if (t.warp() == warp)
+        Row::each(t, width, [&](int k, std::int64_t column) {
+          for (int n = 0; n < N; ++n) {
+            const std::int64_t at = column + n;
+            sums[at] = warp == 0 ? gain.packs[k][n] : R(sums[at]) + gain.packs[k][n];
+            sums[width + at] = warp == 0 ? bias.packs[k][n] : R(sums[width + at]) + bias.packs[k][n];
+          }
+        });
+      t.sync();
+    }
+    for (std::int64_t i = t.index(); i < width; i += t.size()) {
+      gains[t.block() * width + i] = R(sums[i]);
+      biases[t.block() * width + i] = R(sums[width + i]);
+    }
+  }
+  SINKHORN_DEVICE void add_row(const Thread& t, std::int64_t r, Row& gain, Row& bias) const {
+    const std::int64_t first = r * width;
+    const R m = mean[r], s = rstd[r];
+    Row z, g;
+    R sum_g = 0, sum_gz = 0;
+    Row::each(t, width, [&](int k, std::int64_t column) {
+      const auto in = load_real<N>(x, first + column), flow = load_real<N>(dy, first + column),
+                 factor = load_real<N>(gamma, column);
+      for (int n = 0; n < N; ++n) {
+        z.packs[k][n] = (in[n] - m) * s;
+        g.packs[k][n] = factor[n] * flow[n];
+        sum_g += g.packs[k][n];
+        sum_gz += g.packs[k][n] * z.packs[k][n];
+        gain.packs[k][n] += flow[n] * z.packs[k][n];
+        bias.packs[k][n] += flow[n];
+      }
+    });
+    const R mean_g = reduce_warp(t, sum_g, Plus{}) / R(width), mean_gz = reduce_warp(t, sum_gz, Plus{}) / R(width);
+    Row::each(t, width, [&](int k, std::int64_t column) {
+      Pack<R, N> out;
+      for (int n = 0; n < N; ++n) out[n] = s * (g.packs[k][n] - mean_g - z.packs[k][n] * mean_gz);
+      dx.store(first + column, rounded<T>(out));
+    });
+  }
+};
+
+/// Calls run(Width<K>{}) with the least K for which a warp holds such a row; false if none does, or rows are not made
+/// of packs.
+template <class T, class Run>
+bool by_warp(std::int64_t width, bool aligned, Run run) {
+  if (!aligned || width % pack_width<T>() != 0) return false;
+  const auto holds = [&]<int K>(Width<K>) {
+    if (width > WarpRow<T, K>::kWidest) return false;
+    run(Width<K>{});
+    return true;
+  };
+  return holds(Width<1>{}) || holds(Width<2>{}) || holds(Width<4>{}) || holds(Width<8>{});
+}
+
+// --- rows of any width
+
 template <class T, class Y>
 struct NormaliseRows {
   using R = Real<T>;
@@ -76,18 +204,18 @@ struct GainTerm {
     return Real<T>(dy[row * z.width + i]) * z(row, i);
   }
 };
-template <class T>
-struct BiasTerm {
-  std::int64_t width;
-  Global<const T> dy;
-  SINKHORN_DEVICE Real<T> operator()(std::int64_t row, std::int64_t i) const { return Real<T>(dy[row * width + i]); }
-};
-
 }  // namespace
 
 template <class T, class Y>
 void LayerNorm<T, Y>::forward(Cuda, std::int64_t rows, std::int64_t width, Real<T> eps, const T* x, const T* gamma,
                               const T* beta, Y* y, Real<T>* mean, Real<T>* rstd) {
+  constexpr int N = pack_width<T>(), kThreads = 128;
+  const bool aligned = is_aligned<N>(x, gamma, beta) && is_aligned<N>(y);
+  if (by_warp<T>(width, aligned, [&]<int K>(Width<K>) {
+        launch("layer_norm", pieces(rows, kThreads / kWarp), kThreads, 0,
+               NormaliseRowByWarp<T, Y, K>{rows, width, eps, x, gamma, beta, y, mean, rstd});
+      }))
+    return;
   launch("layer_norm", rows, threads_for(width), reducer_bytes<Real<T>>(),
          NormaliseRows<T, Y>{width, eps, x, gamma, beta, y, mean, rstd});
 }
@@ -96,12 +224,25 @@ template <class T, class Y>
 void LayerNorm<T, Y>::backward(Cuda, std::int64_t rows, std::int64_t width, const T* x, const T* gamma,
                                const Real<T>* mean, const Real<T>* rstd, const Y* dy, T* dx, T* dgamma, T* dbeta) {
   using R = Real<T>;
+  constexpr int N = pack_width<T>();
+  const std::int64_t chunk = std::max<std::int64_t>(32, pieces(rows, 1024)), chunks = pieces(rows, chunk);
+  const bool aligned = is_aligned<N>(x, gamma, dx) && is_aligned<N>(dy);
+  if (rows > 0 && by_warp<T>(width, aligned, [&]<int K>(Width<K>) {
+        const Tensor partial = workspace({2, chunks, width}, dtype_of<R>);
+        R *gains = partial.data<R>(), *biases = gains + chunks * width;
+        launch("layer_norm", chunks, threads_for(kWarp * std::min(chunk, rows)), std::size_t(2 * width) * sizeof(R),
+               NormaliseChunkGradient<T, Y, K>{rows, width, chunk, x, gamma, mean, rstd, dy, dx, gains, biases});
+        const sums::Chunks s{1, rows, width, chunk, chunks};
+        sums::add_chunks("layer_norm", s, gains, sums::Into<T>{dgamma});
+        sums::add_chunks("layer_norm", s, biases, sums::Into<T>{dbeta});
+      }))
+    return;
   const Normalised<T> z{x, mean, rstd, width};
   launch("layer_norm", rows, threads_for(width), reducer_bytes<R>(),
          NormaliseRowsGradient<T, Y>{width, z, gamma, dy, dx});
   const Around all(Shape{1, rows, width}, 1);
   sum_axis<R>("layer_norm", all, GainTerm<T, Y>{z, dy}, dgamma);
-  sum_axis<R>("layer_norm", all, BiasTerm<Y>{width, dy}, dbeta);
+  sum_axis<R>("layer_norm", all, MatrixElement<Y>{width, dy}, dbeta);
 }
 
 template struct LayerNorm<float, float>;

@@ -1,4 +1,4 @@
-// Thread, Global, Shared and launch of cuda/launch.h on a GPU.
+// Thread, Global, Shared, launch and for_each of cuda/launch.h on a GPU.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -21,6 +21,19 @@ class Global {
   __device__ explicit operator bool() const { return pointer_ != nullptr; }
   __device__ Global operator+(std::int64_t offset) const { return pointer_ + offset; }
   __device__ T& operator[](std::int64_t i) const { return pointer_[i]; }
+
+  template <int N>
+  bool is_aligned() const {
+    return cuda::is_aligned<N>(pointer_);
+  }
+  template <int N>
+  __device__ Pack<std::remove_const_t<T>, N> load(std::int64_t i) const {
+    return *reinterpret_cast<const Pack<std::remove_const_t<T>, N>*>(pointer_ + i);
+  }
+  template <int N>
+  __device__ void store(std::int64_t i, const Pack<T, N>& pack) const {
+    *reinterpret_cast<Pack<T, N>*>(pointer_ + i) = pack;
+  }
 
  private:
   template <class>
@@ -87,6 +100,15 @@ __global__ void __launch_bounds__(kMaxThreads) run_flat(const F f, std::int64_t 
   for (std::int64_t i = std::int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) f(i);
 }
 
+// The last threads' elements, fewer than a pack, are the first threads' second piece of work.
+template <int N, class F>
+__global__ void __launch_bounds__(kMaxThreads) run_packs(const F f, std::int64_t count) {
+  const std::int64_t first = std::int64_t(blockIdx.x) * blockDim.x + threadIdx.x, packs = count / N;
+  const std::int64_t step = std::int64_t(gridDim.x) * blockDim.x;
+  for (std::int64_t i = first; i < packs; i += step) f(i * N, Width<N>{});
+  if (N > 1 && packs * N + first < count) f(packs * N + first, Width<1>{});
+}
+
 template <class Kernel>
 void launch(std::string_view op, std::int64_t blocks, int threads, std::size_t shared_bytes, const Kernel& kernel) {
   constexpr std::size_t usual = 48 << 10;
@@ -103,6 +125,18 @@ void for_each(std::string_view op, std::int64_t count, const F& f) {
   if (count <= 0) return;
   const auto grid = unsigned(std::min<std::int64_t>(pieces(count, kMaxThreads), 1 << 20));
   run_flat<<<grid, kMaxThreads, 0, stream()>>>(f, count);
+  check_launch(op);
+}
+
+template <int N, class F>
+void for_each_pack(std::string_view op, std::int64_t count, bool aligned, const F& f) {
+  if (count <= 0) return;
+  const std::int64_t threads = aligned ? std::max<std::int64_t>(count / N, count % N) : count;
+  const auto grid = unsigned(std::min<std::int64_t>(pieces(threads, kMaxThreads), 1 << 20));
+  if (aligned)
+    run_packs<N><<<grid, kMaxThreads, 0, stream()>>>(f, count);
+  else
+    run_packs<1><<<grid, kMaxThreads, 0, stream()>>>(f, count);
   check_launch(op);
 }
 
