@@ -36,8 +36,31 @@ struct Saved {
   /// does, and returns into[k] itself; any other op returns a flow of its own.
   Tensors into = {};
 
-  Tensor into_or_empty(std::size_t k) const { return k < into.size() ? into[k] : Tensor(); }
+  /// Whether the flow of input k is to be added to into[k].
+  bool adds(std::size_t k) const { return k < into.size() && into[k]; }
+  /// Where that flow goes, for an op that can add: into[k], or a new tensor. Empty if nobody wants it.
+  Tensor place_of(std::size_t k, const Tensor& like, Shape shape) const {
+    return !wants[k] ? Tensor() : adds(k) ? into[k] : like.like(shape);
+  }
 };
+
+namespace kernels {
+
+/// Where a kernel writes a flow, if anywhere, and whether it adds to what is there.
+template <class T>
+struct Flow {
+  T* to;
+  bool adds;
+  Real<T> beta() const { return adds ? 1 : 0; }
+};
+
+/// The place of the flow of input k.
+template <class T>
+Flow<T> flow_to(const Saved& saved, std::size_t k, const Tensor& place) {
+  return {place ? place.data<T>() : nullptr, saved.adds(k)};
+}
+
+}  // namespace kernels
 
 /// What an op computes: one differentiable tensor and any number of others (indices, a log-sum-exp).
 struct Output {

@@ -226,8 +226,8 @@ struct FlowIntoTokens {
     const auto summary = load_real<N>(dy, bucket * s.width + column);
     Pack<double, N> behind = {};
     if (flows) behind = flows.template load<N>(bucket * s.width + column);
-    Pack<R, N> out;
-    for (int n = 0; n < N; ++n) out[n] = R(behind[n] + weight * summary[n]);
+    auto out = load_real<N>(dx, place.first + column);
+    for (int n = 0; n < N; ++n) out[n] += R(behind[n] + weight * summary[n]);
     dx.store(place.first + column, rounded<T>(out));
   }
 };

@@ -73,6 +73,7 @@ struct NormaliseChunkGradient {
   Global<const R> mean, rstd;
   Global<const Y> dy;
   Global<T> dx;
+  bool adds;                // to what dx has
   Global<R> gains, biases;  // (chunks, width)
   SINKHORN_DEVICE void operator()(Thread& t) const {
     const auto sums = t.shared<R>(2 * width);
@@ -114,8 +115,9 @@ struct NormaliseChunkGradient {
     });
     const R mean_g = reduce_warp(t, sum_g, Plus{}) / R(width), mean_gz = reduce_warp(t, sum_gz, Plus{}) / R(width);
     Row::each(t, width, [&](int k, std::int64_t column) {
-      Pack<R, N> out;
-      for (int n = 0; n < N; ++n) out[n] = s * (g.packs[k][n] - mean_g - z.packs[k][n] * mean_gz);
+      Pack<R, N> out = {};
+      if (adds) out = load_real<N>(dx, first + column);
+      for (int n = 0; n < N; ++n) out[n] += s * (g.packs[k][n] - mean_g - z.packs[k][n] * mean_gz);
       dx.store(first + column, rounded<T>(out));
     });
   }
@@ -181,6 +183,7 @@ struct NormaliseRowsGradient {
   Global<const T> gamma;
   Global<const Y> dy;
   Global<T> dx;
+  bool adds;  // to what dx has
   SINKHORN_DEVICE void operator()(Thread& t) const {
     const BlockReducer<R> reduce(t);
     const std::int64_t row = t.block(), first = row * width;
@@ -192,7 +195,7 @@ struct NormaliseRowsGradient {
     }
     const R mean_g = reduce.sum(sum_g) / R(width), mean_gz = reduce.sum(sum_gz) / R(width);
     for (std::int64_t i = t.index(); i < width; i += t.size())
-      dx[first + i] = z.rstd[row] * (g(i) - mean_g - z(row, i) * mean_gz);
+      dx[first + i] = (adds ? R(T(dx[first + i])) : R(0)) + z.rstd[row] * (g(i) - mean_g - z(row, i) * mean_gz);
   }
 };
 
@@ -222,27 +225,29 @@ void LayerNorm<T, Y>::forward(Cuda, std::int64_t rows, std::int64_t width, Real<
 
 template <class T, class Y>
 void LayerNorm<T, Y>::backward(Cuda, std::int64_t rows, std::int64_t width, const T* x, const T* gamma,
-                               const Real<T>* mean, const Real<T>* rstd, const Y* dy, T* dx, T* dgamma, T* dbeta) {
+                               const Real<T>* mean, const Real<T>* rstd, const Y* dy, Flow<T> dx, Flow<T> dgamma,
+                               Flow<T> dbeta) {
   using R = Real<T>;
   constexpr int N = pack_width<T>();
   const std::int64_t chunk = std::max<std::int64_t>(32, pieces(rows, 1024)), chunks = pieces(rows, chunk);
-  const bool aligned = is_aligned<N>(x, gamma, dx) && is_aligned<N>(dy);
+  const bool aligned = is_aligned<N>(x, gamma, dx.to) && is_aligned<N>(dy);
   if (rows > 0 && by_warp<T>(width, aligned, [&]<int K>(Width<K>) {
         const Tensor partial = workspace({2, chunks, width}, dtype_of<R>);
         R *gains = partial.data<R>(), *biases = gains + chunks * width;
         launch("layer_norm", chunks, threads_for(kWarp * std::min(chunk, rows)), std::size_t(2 * width) * sizeof(R),
-               NormaliseChunkGradient<T, Y, K>{rows, width, chunk, x, gamma, mean, rstd, dy, dx, gains, biases});
+               NormaliseChunkGradient<T, Y, K>{rows, width, chunk, x, gamma, mean, rstd, dy, dx.to, dx.adds, gains,
+                                               biases});
         const sums::Chunks s{1, rows, width, chunk, chunks};
-        sums::add_chunks("layer_norm", s, gains, sums::Into<T>{dgamma});
-        sums::add_chunks("layer_norm", s, biases, sums::Into<T>{dbeta});
+        sums::add_chunks("layer_norm", s, gains, sums::Into<T>{dgamma.to, dgamma.adds});
+        sums::add_chunks("layer_norm", s, biases, sums::Into<T>{dbeta.to, dbeta.adds});
       }))
     return;
   const Normalised<T> z{x, mean, rstd, width};
   launch("layer_norm", rows, threads_for(width), reducer_bytes<R>(),
-         NormaliseRowsGradient<T, Y>{width, z, gamma, dy, dx});
+         NormaliseRowsGradient<T, Y>{width, z, gamma, dy, dx.to, dx.adds});
   const Around all(Shape{1, rows, width}, 1);
-  sum_axis<R>("layer_norm", all, GainTerm<T, Y>{z, dy}, dgamma);
-  sum_axis<R>("layer_norm", all, MatrixElement<Y>{width, dy}, dbeta);
+  sum_axis<R>("layer_norm", all, GainTerm<T, Y>{z, dy}, dgamma.to, dgamma.adds);
+  sum_axis<R>("layer_norm", all, MatrixElement<Y>{width, dy}, dbeta.to, dbeta.adds);
 }
 
 template struct LayerNorm<float, float>;

@@ -1,4 +1,3 @@
-#include "autograd/memory.h"
 #include "autograd/ops/matmul.h"
 #include "cuda/blas.h"
 #include "cuda/sums.h"
@@ -13,13 +12,6 @@ struct Negated {
   Global<const T> x;
   Global<T> y;
   SINKHORN_DEVICE void operator()(std::int64_t i) const { y[i] = -Real<T>(x[i]); }
-};
-
-template <class T>
-struct FlowOfColumn {
-  std::int64_t columns;
-  Global<const T> dy;
-  SINKHORN_DEVICE Real<T> operator()(std::int64_t row, std::int64_t column) const { return dy[row * columns + column]; }
 };
 
 }  // namespace
@@ -82,13 +74,8 @@ void Linear<T, P>::backward(Cuda, const LinearShape& s, const T* x, const T* wei
     product.beta = dweight.beta();
     gemm("linear", product);
   }
-  if (!dbias.to) return;
-  const Around columns(Shape{1, s.rows, s.out}, 1);
-  const FlowOfColumn<T> term{s.out, dy};
-  if (!dbias.adds) return sum_axis<Real<T>>("linear", columns, term, dbias.to);
-  const Tensor sums = workspace({s.out}, dtype_of<P>);
-  sum_axis<Real<T>>("linear", columns, term, sums.data<P>());
-  Accumulate<P>::forward(Cuda{}, s.out, sums.data<P>(), dbias.to);
+  if (dbias.to)
+    sum_axis<Real<T>>("linear", Around(Shape{1, s.rows, s.out}, 1), MatrixElement<T>{s.out, dy}, dbias.to, dbias.adds);
 }
 
 template struct Matmul<float>;

@@ -150,17 +150,14 @@ Tensors Linear::backward(const Saved& saved, const Tensor& dy) const {
   const Tensor& weight = saved.tensors[2] ? saved.tensors[2] : used;
   const std::int64_t out = weight.shape()[0], width = weight.shape()[1];
   const Tensor flow = dy.dtype() == used.dtype() ? dy : dy.to(used.dtype());
-  const auto gathers = [&](std::size_t k, const Tensor& like, Shape shape) {
-    return !saved.wants[k] ? Tensor() : saved.into_or_empty(k) ? saved.into[k] : like.like(shape);
-  };
-  const Tensor dx = gathers(0, used, dy.shape().with(-1, width)), dweight = gathers(1, weight, weight.shape()),
-               dbias = gathers(2, weight, {out});
-  const auto adds = [&](std::size_t k) { return bool(saved.into_or_empty(k)); };
+  const Tensor dx = saved.place_of(0, used, dy.shape().with(-1, width)),
+               dweight = saved.place_of(1, weight, weight.shape()), dbias = saved.place_of(2, weight, {out});
   const kernels::LinearShape sizes{dy.shape().product(0, dy.shape().rank() - 1), width, out};
   dispatch_mixed(flow, weight.dtype(), [&]<class T, class P>(auto space) {
+    using kernels::flow_to;
     kernels::Linear<T, P>::backward(space, sizes, data_or_null<T>(x), used.data<T>(), flow.data<T>(),
-                                    {data_or_null<T>(dx), adds(0)}, {data_or_null<P>(dweight), adds(1)},
-                                    {data_or_null<P>(dbias), adds(2)});
+                                    flow_to<T>(saved, 0, dx), flow_to<P>(saved, 1, dweight),
+                                    flow_to<P>(saved, 2, dbias));
   });
   return {dx, dweight, dbias, saved.wants[3] ? dy : Tensor()};
 }

@@ -25,14 +25,6 @@ struct LinearShape {
   std::int64_t rows, in, out;
 };
 
-/// Where a gradient goes, if anywhere, and whether it adds to what is there.
-template <class T>
-struct Flow {
-  T* to;
-  bool adds;
-  Real<T> beta() const { return adds ? 1 : 0; }
-};
-
 /// Activations in T; parameters, their gradients and the residual stream in P, which is T, or f32 where T is bf16. The
 /// weight is rounded to T already.
 template <class T, class P>

@@ -127,12 +127,12 @@ Output Slice::forward(Saved& save, Inputs in) const {
 }
 
 Tensors Slice::backward(const Saved& saved, const Tensor& dy) const {
-  if (const Tensor into = saved.into_or_empty(0); into && into.shape().normal(axis) == 0) {
-    const Tensor part = into.slice(begin, end);
+  if (saved.adds(0) && dy.shape().normal(axis) == 0) {
+    const Tensor part = saved.into[0].slice(begin, end);
     dispatch(part, [&]<class T>(auto space) {
       kernels::Accumulate<T>::forward(space, part.count(), dy.data<T>(), part.data<T>());
     });
-    return {into};
+    return {saved.into[0]};
   }
   return {padded(dy, axis, begin, saved.shapes[0][axis] - end)};
 }
