@@ -65,6 +65,7 @@ struct CountBucket {
   }
 };
 
+// The weight of each slot; for sum_of_means the terms of which WeightBehind makes weights.
 struct WeightOfSlot {
   Summary kind;
   Tokens tokens;
@@ -73,19 +74,41 @@ struct WeightOfSlot {
   SINKHORN_DEVICE void operator()(std::int64_t i) const {
     const std::int64_t size = tokens.s.bucket, bucket = quotient(i, size), view = quotient(bucket, tokens.buckets());
     const std::int64_t own = i - view * tokens.s.length, first = own - (i - bucket * size);
-    const bool leads = own == first;
+    const std::int64_t end = kind == Summary::mean ? first + size : own + 1;
     std::int64_t count = !runs_from_start(kind) ? 0 : before ? std::int64_t(before[bucket]) : first;
-    double weight = kind == Summary::sum || (kind == Summary::value_at_first && leads) ? 1 : 0;
-    if (kind == Summary::mean_at_first && leads) weight = share(count + tokens.is_real_in_view(view, first));
-    if (kind == Summary::mean || kind == Summary::sum_of_means)
-      for (std::int64_t slot = first; slot < first + size; ++slot) {
-        const bool real = tokens.is_real_in_view(view, slot);
-        count += real;
-        if (kind == Summary::sum_of_means && real && slot >= own) weight += share(count);
-      }
-    weights[i] = kind == Summary::mean ? share(count) : weight;
+    if (tokens.mask)
+      for (std::int64_t slot = first; slot < end; ++slot) count += tokens.is_real_in_view(view, slot);
+    else
+      count += end - first;
+    const double share = 1.0 / double(count > 1 ? count : 1);
+    switch (kind) {
+      case Summary::mean_at_first:
+        weights[i] = own == first ? share : 0.0;
+        break;
+      case Summary::value_at_first:
+        weights[i] = own == first ? 1.0 : 0.0;
+        break;
+      case Summary::sum_of_means:
+        weights[i] = tokens.is_real_in_view(view, own) ? share : 0.0;
+        break;
+      case Summary::mean:
+        weights[i] = share;
+        break;
+      case Summary::sum:
+        weights[i] = 1.0;
+        break;
+    }
   }
-  SINKHORN_DEVICE static double share(std::int64_t count) { return 1.0 / double(count > 1 ? count : 1); }
+};
+struct WeightBehind {
+  std::int64_t bucket;
+  Global<const double> terms;
+  Global<double> weights;
+  SINKHORN_DEVICE void operator()(std::int64_t i) const {
+    double sum = 0;
+    for (std::int64_t k = i, end = (quotient(i, bucket) + 1) * bucket; k < end; ++k) sum += terms[k];
+    weights[i] = sum;
+  }
 };
 
 // The weighted sum of each bucket, and its plain sum for the buckets behind. A block has one bucket, and N columns a
@@ -245,7 +268,10 @@ Tensor weights_of(Summary kind, const SummaryShape& s, const bool* mask) {
   }
   for_each("bucket_summary", weights.count(),
            WeightOfSlot{kind, tokens, counts ? counts.data<std::int32_t>() : nullptr, weights.data<double>()});
-  return weights;
+  if (kind != Summary::sum_of_means) return weights;
+  const Tensor sums = weights.like();
+  for_each("bucket_summary", sums.count(), WeightBehind{s.bucket, weights.data<double>(), sums.data<double>()});
+  return sums;
 }
 
 }  // namespace

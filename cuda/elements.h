@@ -45,19 +45,27 @@ struct MappedElements {
   Global<Y> y;
   std::tuple<Global<const X>...> x;
   template <int N>
-  SINKHORN_DEVICE void operator()(std::int64_t i, Width<N>) const {
-    const auto in = std::apply([i](const auto&... of) { return std::tuple(of.template load<N>(i)...); }, x);
+  SINKHORN_DEVICE std::tuple<Pack<X, N>...> read(std::int64_t i, Width<N>) const {
+    return std::apply([i](const auto&... of) { return std::tuple(of.template load<N>(i)...); }, x);
+  }
+  template <int N>
+  SINKHORN_DEVICE void write(std::int64_t i, const std::tuple<Pack<X, N>...>& in, Width<N>) const {
     const auto value = [&](int k) { return std::apply([&](const auto&... of) { return f(of[k]...); }, in); };
     Pack<decltype(value(0)), N> out;
     for (int k = 0; k < N; ++k) out[k] = value(k);
     y.store(i, rounded<Y>(out));
   }
+  template <int N>
+  SINKHORN_DEVICE void operator()(std::int64_t i, Width<N> n) const {
+    write(i, read(i, n), n);
+  }
 };
 
-/// y_i = f(x_i, ...) for i < count; y may be one of the x. f takes and gives elements or their Real numbers.
+/// y_i = f(x_i, ...) for i < count; y may be one of the x. f takes and gives elements or their Real numbers. Packs are
+/// those of y: a warp's writes then fill whole sectors.
 template <class F, class Y, class... X>
 void map_elements(std::string_view op, std::int64_t count, const F& f, Y* y, const X*... x) {
-  constexpr int N = pack_width<Y, X...>();
+  constexpr int N = pack_width<Y>();
   for_each_pack<N>(op, count, is_aligned<N>(y) && (is_aligned<N>(x) && ...),
                    MappedElements<F, Y, X...>{f, y, {Global<const X>(x)...}});
 }

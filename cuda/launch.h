@@ -81,12 +81,10 @@ struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Pack {
 template <int N>
 using Width = std::integral_constant<int, N>;
 
-/// How many elements a pack should have where arrays of these types are walked together: 16 bytes of the smallest, but
-/// at most 8, so that those of the largest fit in registers.
-template <class... T>
+/// How many elements of T make a pack of 16 bytes; of bytes 8, since what is computed with them is larger.
+template <class T>
 constexpr int pack_width() {
-  constexpr std::size_t least = std::min({sizeof(T)...});
-  return least <= 2 ? 8 : int(16 / least);
+  return sizeof(T) == 1 ? 8 : int(16 / sizeof(T));
 }
 
 /// Whether packs of N elements may begin where each of these pointers points, null ones included.

@@ -61,13 +61,15 @@ struct NormaliseRowByWarp {
   }
 };
 
-// Of the rows of a block's chunk, one warp after the other has the next: dx, and the chunk's share of dgamma and dbeta.
+// Of the rows of a block's chunk, one warp after the other has the next: dx, and the chunk's share of dgamma and dbeta,
+// which each warp gathers in shared memory: registers are for what is being read.
 // With g = gamma dy:  dx = rstd (g - mean(g) - z mean(g z))
 template <class T, class Y, int K>
 struct NormaliseChunkGradient {
   using R = Real<T>;
   using Row = WarpRow<T, K>;
-  static constexpr int N = Row::kPack;
+  static constexpr int N = Row::kPack, kThreads = 128, kPacks = K * kWarp;
+  static constexpr std::size_t kSharedBytes = kThreads / kWarp * 2 * kPacks * sizeof(Pack<R, N>);
   std::int64_t rows, width, chunk;
   Global<const T> x, gamma;
   Global<const R> mean, rstd;
@@ -76,42 +78,46 @@ struct NormaliseChunkGradient {
   bool adds;                // to what dx has
   Global<R> gains, biases;  // (chunks, width)
   SINKHORN_DEVICE void operator()(Thread& t) const {
-    const auto sums = t.shared<R>(2 * width);
+    const auto sums = t.shared<Pack<R, N>>(t.warps() * 2 * kPacks);  // (warps, dgamma and dbeta, packs)
     const std::int64_t begin = t.block() * chunk, end = begin + chunk < rows ? begin + chunk : rows;
-    Row gain, bias;
-    for (std::int64_t r = begin + t.warp(); r < end; r += t.warps()) add_row(t, r, gain, bias);
-    for (int warp = 0; warp < t.warps(); ++warp) {  // in order
-      if (t.warp() == warp)
-        Row::each(t, width, [&](int k, std::int64_t column) {
-          for (int n = 0; n < N; ++n) {
-            const std::int64_t at = column + n;
-            sums[at] = warp == 0 ? gain.packs[k][n] : R(sums[at]) + gain.packs[k][n];
-            sums[width + at] = warp == 0 ? bias.packs[k][n] : R(sums[width + at]) + bias.packs[k][n];
-          }
-        });
-      t.sync();
-    }
-    for (std::int64_t i = t.index(); i < width; i += t.size()) {
-      gains[t.block() * width + i] = R(sums[i]);
-      biases[t.block() * width + i] = R(sums[width + i]);
+    for (int i = t.lane(); i < 2 * kPacks; i += kWarp) sums[t.warp() * 2 * kPacks + i] = Pack<R, N>{};
+    for (std::int64_t r = begin + t.warp(); r < end; r += t.warps()) add_row(t, r, sums);
+    t.sync();
+    for (int i = t.index(); i < 2 * kPacks; i += t.size()) {
+      const std::int64_t column = i % kPacks * N;
+      if (column >= width) continue;
+      Pack<R, N> sum = sums[i];
+      for (int warp = 1; warp < t.warps(); ++warp) {
+        const Pack<R, N> next = sums[warp * 2 * kPacks + i];
+        for (int n = 0; n < N; ++n) sum[n] += next[n];
+      }
+      (i < kPacks ? gains : biases).store(t.block() * width + column, sum);
     }
   }
-  SINKHORN_DEVICE void add_row(const Thread& t, std::int64_t r, Row& gain, Row& bias) const {
+  SINKHORN_DEVICE void add_row(const Thread& t, std::int64_t r, const Shared<Pack<R, N>>& sums) const {
     const std::int64_t first = r * width;
     const R m = mean[r], s = rstd[r];
-    Row z, g;
+    Row z, g;  // at first x and dy: all reads are on their way before the first is used
     R sum_g = 0, sum_gz = 0;
     Row::each(t, width, [&](int k, std::int64_t column) {
-      const auto in = load_real<N>(x, first + column), flow = load_real<N>(dy, first + column),
-                 factor = load_real<N>(gamma, column);
+      z.packs[k] = load_real<N>(x, first + column);
+      g.packs[k] = load_real<N>(dy, first + column);
+    });
+    Row::each(t, width, [&](int k, std::int64_t column) {
+      const auto factor = load_real<N>(gamma, column);
+      const int at = t.warp() * 2 * kPacks + k * kWarp + t.lane();
+      Pack<R, N> gain = sums[at], bias = sums[at + kPacks];
       for (int n = 0; n < N; ++n) {
-        z.packs[k][n] = (in[n] - m) * s;
-        g.packs[k][n] = factor[n] * flow[n];
-        sum_g += g.packs[k][n];
-        sum_gz += g.packs[k][n] * z.packs[k][n];
-        gain.packs[k][n] += flow[n] * z.packs[k][n];
-        bias.packs[k][n] += flow[n];
+        R &z_n = z.packs[k][n], &g_n = g.packs[k][n];
+        z_n = (z_n - m) * s;
+        gain[n] += g_n * z_n;
+        bias[n] += g_n;
+        g_n *= factor[n];
+        sum_g += g_n;
+        sum_gz += g_n * z_n;
       }
+      sums[at] = gain;
+      sums[at + kPacks] = bias;
     });
     const R mean_g = reduce_warp(t, sum_g, Plus{}) / R(width), mean_gz = reduce_warp(t, sum_gz, Plus{}) / R(width);
     Row::each(t, width, [&](int k, std::int64_t column) {
@@ -232,11 +238,11 @@ void LayerNorm<T, Y>::backward(Cuda, std::int64_t rows, std::int64_t width, cons
   const std::int64_t chunk = std::max<std::int64_t>(32, pieces(rows, 1024)), chunks = pieces(rows, chunk);
   const bool aligned = is_aligned<N>(x, gamma, dx.to) && is_aligned<N>(dy);
   if (rows > 0 && by_warp<T>(width, aligned, [&]<int K>(Width<K>) {
+        using Kernel = NormaliseChunkGradient<T, Y, K>;
         const Tensor partial = workspace({2, chunks, width}, dtype_of<R>);
         R *gains = partial.data<R>(), *biases = gains + chunks * width;
-        launch("layer_norm", chunks, threads_for(kWarp * std::min(chunk, rows)), std::size_t(2 * width) * sizeof(R),
-               NormaliseChunkGradient<T, Y, K>{rows, width, chunk, x, gamma, mean, rstd, dy, dx.to, dx.adds, gains,
-                                               biases});
+        launch("layer_norm", chunks, Kernel::kThreads, Kernel::kSharedBytes,
+               Kernel{rows, width, chunk, x, gamma, mean, rstd, dy, dx.to, dx.adds, gains, biases});
         const sums::Chunks s{1, rows, width, chunk, chunks};
         sums::add_chunks("layer_norm", s, gains, sums::Into<T>{dgamma.to, dgamma.adds});
         sums::add_chunks("layer_norm", s, biases, sums::Into<T>{dbeta.to, dbeta.adds});

@@ -70,7 +70,7 @@ struct MappedPairs {
 /// y_i = f(a, b) of the operands' elements at i.
 template <class F, class Y, class A, class B>
 void map_strided(std::string_view op, const StridedLoop<2>& loop, const F& f, Y* y, const A* a, const B* b) {
-  constexpr int N = pack_width<Y, A, B>();
+  constexpr int N = pack_width<Y>();
   if (loop.rank <= 1 && loop.strides[0][0] == 1 && loop.strides[1][0] == 1)
     return map_elements(op, loop.count, f, y, a, b);
   for_each_pack<N>(op, loop.count, has_packs<N>(loop) && is_aligned<N>(y) && is_aligned<N>(a) && is_aligned<N>(b),

@@ -80,24 +80,27 @@ struct ColumnsOfChunk {
   }
 };
 
-// For few columns: one block per column and chunk; if there is but one column, N neighbours a thread.
-template <int N, class R, class Term, class Out>
+// For few columns: one block per column and chunk, which sums in f64; if there is but one column, N neighbours a
+// thread.
+template <int N, class Term, class Out>
 struct ChunkByBlock {
   Chunks s;
   Term term;
   Into<Out> partial;
   SINKHORN_DEVICE void operator()(Thread& t) const {
-    const BlockReducer<R> reduce(t);
+    const BlockReducer<double> reduce(t);
     const std::int64_t i = t.block(), group = quotient(i, s.after), column = i - group * s.after;
     const std::int64_t before = quotient(group, s.count), first = (group - before * s.count) * s.chunk;
     const std::int64_t row = before * s.extent, end = s.end(first);
     std::int64_t singles = first;
-    R sum = 0;
+    double sum = 0;
     if constexpr (N > 1) {
       singles = first + (end - first) / N * N;
       for (std::int64_t k = first + t.index() * N; k < singles; k += t.size() * N) {
-        const Pack<R, N> terms = term.load(row + k);
-        for (int n = 0; n < N; ++n) sum += terms[n];
+        const auto terms = term.load(row + k);
+        auto few = terms[0];
+        for (int n = 1; n < N; ++n) few += terms[n];
+        sum += few;
       }
     }
     for (std::int64_t k = singles + t.index(); k < end; k += t.size()) sum += term(row + k, column);
@@ -146,7 +149,7 @@ void add_chunks(std::string_view op, const Chunks& s, const R* partial, const In
   if (s.after < kFewColumns) {
     const Chunks one{s.before, s.count, s.after, s.count, 1};
     return launch(op, s.before * s.after, threads_for(s.count), reducer_bytes<double>(),
-                  ChunkByBlock<1, double, PartialSum<R>, T>{one, {s.after, partial}, y});
+                  ChunkByBlock<1, PartialSum<R>, T>{one, {s.after, partial}, y});
   }
   using Kernel = AddChunks<R, T>;
   launch(op, s.before * pieces(s.after, Kernel::kColumns), threads_for(Kernel::kColumns * s.count),
@@ -159,16 +162,20 @@ void add_chunks(std::string_view op, const Chunks& s, const R* partial, const In
 template <class R, class Term, class T>
 void sum_axis(std::string_view op, const Around& shape, const Term& term, T* y, bool adds = false) {
   constexpr int kPack = sums::pack_of<Term>();
-  constexpr std::int64_t kMostChunks = 1024;
+  // As many chunks as give every multiprocessor work, and no more: each is written, read and added up.
+  constexpr std::int64_t kEnoughBlocks = 1024;
   const bool by_block = shape.after < sums::kFewColumns;
-  const std::int64_t least = by_block ? 8192 : 64, chunk = std::max(least, pieces(shape.extent, kMostChunks));
+  const std::int64_t columns = by_block ? shape.after : pieces(shape.after, kPack * kWarp);
+  const std::int64_t most =
+      std::max<std::int64_t>(16, kEnoughBlocks / std::max<std::int64_t>(shape.before * columns, 1));
+  const std::int64_t chunk = std::max<std::int64_t>(by_block ? 8192 : 64, pieces(shape.extent, most));
   sums::Chunks s{shape.before, shape.extent, shape.after, pieces(chunk, kPack) * kPack, 0};
   s.count = std::max<std::int64_t>(pieces(s.extent, s.chunk), 1);
   const auto sum_packs = [&]<int N, class Out>(Width<N>, const sums::Into<Out>& partial) {
     using Columns = sums::ColumnsOfChunk<N, R, Term, Out>;
     if (by_block)
-      launch(op, s.before * s.count * s.after, threads_for(std::min(s.chunk, s.extent)), reducer_bytes<R>(),
-             sums::ChunkByBlock<N, R, Term, Out>{s, term, partial});
+      launch(op, s.before * s.count * s.after, threads_for(std::min(s.chunk, s.extent)), reducer_bytes<double>(),
+             sums::ChunkByBlock<N, Term, Out>{s, term, partial});
     else
       launch(op, s.before * s.count * pieces(s.after, Columns::kColumns),
              threads_for(kWarp * std::min(s.chunk, s.extent)), Columns::kSharedBytes, Columns{s, term, partial});
@@ -182,9 +189,13 @@ void sum_axis(std::string_view op, const Around& shape, const Term& term, T* y, 
     sum_packs(Width<1>{}, partial);
   };
   if (s.count == 1) return sum_chunks(sums::Into<T>{y, adds});
-  const Tensor partial = workspace({s.before, s.count, s.after}, dtype_of<R>);
-  sum_chunks(sums::Into<R>{partial.data<R>()});
-  sums::add_chunks<R>(op, s, partial.data<R>(), sums::Into<T>{y, adds});
+  const auto in_chunks = [&]<class P>(P) {
+    const Tensor partial = workspace({s.before, s.count, s.after}, dtype_of<P>);
+    sum_chunks(sums::Into<P>{partial.data<P>()});
+    sums::add_chunks<P>(op, s, partial.data<P>(), sums::Into<T>{y, adds});
+  };
+  if (by_block) return in_chunks(double{});
+  in_chunks(R{});
 }
 
 }  // namespace sinkhorn::cuda

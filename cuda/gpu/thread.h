@@ -100,12 +100,27 @@ __global__ void __launch_bounds__(kMaxThreads) run_flat(const F f, std::int64_t 
   for (std::int64_t i = std::int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) f(i);
 }
 
-// The last threads' elements, fewer than a pack, are the first threads' second piece of work.
+// A function of packs in two parts, write(i, read(i)): two packs are then read before the first is written, since one a
+// thread is too little to keep memory busy.
+template <int N, class F>
+concept ReadsAhead = requires(const F f, Width<N> n) {
+  f.read(std::int64_t(0), n);
+};
+
+// The last elements, fewer than a pack, are second work for the first threads.
 template <int N, class F>
 __global__ void __launch_bounds__(kMaxThreads) run_packs(const F f, std::int64_t count) {
+  constexpr Width<N> n;
   const std::int64_t first = std::int64_t(blockIdx.x) * blockDim.x + threadIdx.x, packs = count / N;
   const std::int64_t step = std::int64_t(gridDim.x) * blockDim.x;
-  for (std::int64_t i = first; i < packs; i += step) f(i * N, Width<N>{});
+  std::int64_t i = first;
+  if constexpr (ReadsAhead<N, F>)
+    for (; i + step < packs; i += 2 * step) {
+      const auto one = f.read(i * N, n), other = f.read((i + step) * N, n);
+      f.write(i * N, one, n);
+      f.write((i + step) * N, other, n);
+    }
+  for (; i < packs; i += step) f(i * N, n);
   if (N > 1 && packs * N + first < count) f(packs * N + first, Width<1>{});
 }
 
@@ -131,12 +146,11 @@ void for_each(std::string_view op, std::int64_t count, const F& f) {
 template <int N, class F>
 void for_each_pack(std::string_view op, std::int64_t count, bool aligned, const F& f) {
   if (count <= 0) return;
-  const std::int64_t threads = aligned ? std::max<std::int64_t>(count / N, count % N) : count;
-  const auto grid = unsigned(std::min<std::int64_t>(pieces(threads, kMaxThreads), 1 << 20));
-  if (aligned)
-    run_packs<N><<<grid, kMaxThreads, 0, stream()>>>(f, count);
-  else
-    run_packs<1><<<grid, kMaxThreads, 0, stream()>>>(f, count);
+  if constexpr (N > 1)
+    if (!aligned) return for_each_pack<1>(op, count, true, f);
+  const std::int64_t packs = count / N, threads = ReadsAhead<N, F> ? pieces(packs, 2) : packs;
+  const auto grid = std::min<std::int64_t>(std::max<std::int64_t>(pieces(threads, kMaxThreads), 1), 1 << 20);
+  run_packs<N><<<unsigned(grid), kMaxThreads, 0, stream()>>>(f, count);
   check_launch(op);
 }
 
