@@ -1,19 +1,20 @@
 #include "cuda/blas.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "autograd/cpu/gemm.h"
-#include "autograd/memory.h"
+#include "cuda/emulator/emulator.h"
 
 namespace sinkhorn::cuda {
 namespace {
 
+using emulator::detail::on_host;
+
 template <class T>
 std::vector<T> fetched(const T* device, std::int64_t count) {
-  std::vector<T> host(std::size_t(count), T(0));
-  Memory::download(Cuda{}, reinterpret_cast<const std::byte*>(device), reinterpret_cast<std::byte*>(host.data()),
-                   host.size() * sizeof(T));
-  return host;
+  const T* host = on_host(device);
+  return std::vector<T>(host, host + count);
 }
 
 }  // namespace
@@ -35,9 +36,7 @@ void gemm(std::string_view, const Gemm<T, C>& p) {
     }
     cpu::gemm(p.transpose_a, p.transpose_b, m, n, k, p.alpha, lhs.data(), p.transpose_a ? m : k, rhs.data(),
               p.transpose_b ? k : n, 1, sums.data(), n);
-    const std::vector<C> result(sums.begin(), sums.end());
-    Memory::upload(Cuda{}, reinterpret_cast<const std::byte*>(result.data()),
-                   reinterpret_cast<std::byte*>(p.d + i * p.d_step), result.size() * sizeof(C));
+    std::copy(sums.begin(), sums.end(), on_host(p.d + i * p.d_step));
   }
 }
 

@@ -84,9 +84,9 @@ TEST(DeviceModel, AStepWaitsOnceAndAsksTheDriverForNothing) {
     step();
     const PoolStats first = Pool::of(Device::cuda).stats();
     for (int i = 0; i < 3; ++i) {
-      const std::int64_t before = cuda::waits();
+      const std::int64_t before = cuda::waits().count;
       step();
-      EXPECT_EQ(cuda::waits() - before, 1);
+      EXPECT_EQ(cuda::waits().count - before, 1);
     }
     EXPECT_EQ(Pool::of(Device::cuda).stats().system_allocations, first.system_allocations);
     EXPECT_EQ(Pool::of(Device::cuda).stats().in_use, first.in_use);
