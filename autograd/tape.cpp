@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <utility>
 
 #include "autograd/memory.h"
 
@@ -105,7 +106,9 @@ void accumulate(Tensor& gradient, Tensor flow) {
 
 }  // namespace
 
-Gradients Tape::backward(const Var& root, Tensor seed) const {
+Gradients Tape::backward(const Var& root, Tensor seed) const { return backward(root, std::move(seed), {}, {}); }
+
+Gradients Tape::backward(const Var& root, Tensor seed, const Var& leaf, Tensor begun) const {
   if (!state_ || root.node < 0 || root.tape != *this) fail("backward: the root is a constant; nothing flows from it");
   if (state_->walked) fail("backward: this tape was already walked; first derivatives only, record a new tape");
   auto& nodes = state_->nodes;
@@ -121,13 +124,31 @@ Gradients Tape::backward(const Var& root, Tensor seed) const {
   Gradients result;
   Tensors grads(nodes.size());
   grads[root.node] = std::move(seed);
+  if (begun) {
+    if (leaf.tape != *this || leaf.node < 0 || leaf.node == root.node || begun.shape() != leaf.shape() ||
+        begun.dtype() != leaf.value.dtype())
+      fail("backward: the gradient that has begun, ", begun.dtype(), " ", begun.shape(), ", belongs to no leaf here");
+    accumulate(grads[leaf.node], std::move(begun));
+  }
+  const auto gathers_in_parameter = [&](const Node& node) {
+    return state_->into_parameters && node.parameter && node.parameter->gradient;
+  };
+  // Where flows to node `to` may be added by the op itself. Whoever watches sees each flow apart.
+  const auto place_of = [&](int to) {
+    if (to < 0 || state_->watch) return Tensor();
+    if (gathers_in_parameter(nodes[to])) return nodes[to].parameter->gradient;
+    return grads[to] && grads[to].is_sole_owner() ? grads[to] : Tensor();
+  };
   for (int i = root.node; i >= 0; --i) {
     Node& node = nodes[i];
     const std::string_view name = node.op ? node.op->name() : "leaf";
     if (state_->watch) state_->watch({TapeEvent::Kind::incoming, name, i, -1, grads[i]});
     if (grads[i] && node.op) {
+      node.saved.into.clear();
+      for (const int to : node.inputs) node.saved.into.push_back(place_of(to));
       Tensors flows = node.op->backward(node.saved, grads[i]);
       grads[i] = {};
+      Tensors into = std::exchange(node.saved.into, {});
       for (std::size_t k = 0; k < flows.size(); ++k) {
         if (state_->watch && flows[k]) state_->watch({TapeEvent::Kind::flow, name, i, int(k), flows[k]});
         const int to = node.inputs[k];
@@ -135,9 +156,11 @@ Gradients Tape::backward(const Var& root, Tensor seed) const {
         if (flows[k].shape() != nodes[to].shape || flows[k].dtype() != nodes[to].dtype)
           fail(name, ": the gradient of input ", k, " is ", flows[k].shape(), " ", flows[k].dtype(), ", expected ",
                nodes[to].shape, " ", nodes[to].dtype);
-        const Parameter* parameter = nodes[to].parameter;
-        if (parameter && state_->into_parameters && parameter->gradient) {
-          add_in_place(parameter->gradient, flows[k]);
+        const bool has_been_added = into[k] && flows[k].raw() == into[k].raw();
+        into[k] = {};
+        if (has_been_added) continue;
+        if (gathers_in_parameter(nodes[to])) {
+          add_in_place(nodes[to].parameter->gradient, flows[k]);
         } else {
           accumulate(grads[to], std::move(flows[k]));
         }

@@ -32,7 +32,35 @@ struct Saved {
   Tensors tensors;
   std::vector<bool> wants;         // wants[k]: input k is differentiated; the flows of the others may be empty
   std::vector<Shape> shapes = {};  // of inputs whose elements backward does not need
+  /// In backward: into[k], if it is there, is where the gradient of input k gathers. An op that can add its flow to it
+  /// does, and returns into[k] itself; any other op returns a flow of its own.
+  Tensors into = {};
+
+  /// Whether the flow of input k is to be added to into[k].
+  bool adds(std::size_t k) const { return k < into.size() && into[k]; }
+  /// Where that flow goes, for an op that can add: into[k], or a new tensor. Empty if nobody wants it.
+  Tensor place_of(std::size_t k, const Tensor& like, Shape shape) const {
+    return !wants[k] ? Tensor() : adds(k) ? into[k] : like.like(shape);
+  }
 };
+
+namespace kernels {
+
+/// Where a kernel writes a flow, if anywhere, and whether it adds to what is there.
+template <class T>
+struct Flow {
+  T* to;
+  bool adds;
+  Real<T> beta() const { return adds ? 1 : 0; }
+};
+
+/// The place of the flow of input k.
+template <class T>
+Flow<T> flow_to(const Saved& saved, std::size_t k, const Tensor& place) {
+  return {place ? place.data<T>() : nullptr, saved.adds(k)};
+}
+
+}  // namespace kernels
 
 /// What an op computes: one differentiable tensor and any number of others (indices, a log-sum-exp).
 struct Output {
@@ -128,6 +156,8 @@ class Tape {
   /// d<seed, root> / d(leaf) for every leaf; the seed defaults to 1 for a root of one element. A tape can be walked
   /// once.
   Gradients backward(const Var& root, Tensor seed = {}) const;
+  /// The same, for a leaf whose gradient has begun elsewhere: `begun` moves in, and comes out as part of the leaf's.
+  Gradients backward(const Var& root, Tensor seed, const Var& leaf, Tensor begun) const;
 
   /// Calls `see` at every moment from here on. Keeping an event's tensor is allowed: it will not be written to.
   using Watch = std::function<void(const TapeEvent& event)>;

@@ -1,4 +1,5 @@
 #include "autograd/ops/bucket_summary.h"
+#include "cuda/elements.h"
 #include "cuda/runtime.h"
 #include "cuda/scan.h"
 
@@ -7,221 +8,314 @@ namespace {
 
 using namespace sinkhorn::cuda;
 
-// Sums run bucket by bucket; those that begin at the start of the sequence then add what the buckets before (in
-// backward: behind) hold. Index i of a kernel is (sequence, head, bucket, column).
-template <class T>
+// Every summary of a bucket is a weighted sum: y = W S + sum_s w_s x_s over its real tokens, where S is the sum of the
+// real tokens in the buckets before. The weights follow from the mask alone, and W is the weight of the bucket's first
+// slot (0 where a summary looks at its own bucket only). So
+//   dx_s = F + w_s dy,  F = the sum of W dy over the buckets behind.
+// With c_t real tokens up to slot t, share(c) = 1 / max(1, c):
+//   mean_at_first   w = share(c_first) at the first slot, else 0
+//   sum_of_means    w_s = sum of share(c_t) over the bucket's real t >= s
+//   value_at_first  w = 1 at the first slot, else 0
+//   mean, sum       w = share(the bucket's own count), w = 1
+
+SINKHORN_HD bool runs_from_start(Summary kind) {
+  return kind == Summary::mean_at_first || kind == Summary::sum_of_means;
+}
+
+// Where tokens are: an item is (sequence, sorting head), a slot a place in the sequence as its head sees it.
 struct Tokens {
   SummaryShape s;
   Global<const bool> mask;
 
-  SINKHORN_DEVICE std::int64_t column(std::int64_t i) const { return i % s.width; }
-  SINKHORN_DEVICE std::int64_t bucket(std::int64_t i) const { return i / s.width; }  // (sequence, head, bucket)
-  SINKHORN_DEVICE std::int64_t item(std::int64_t i) const { return i / s.width / (s.length / s.bucket); }
-  SINKHORN_DEVICE std::int64_t first_slot(std::int64_t i) const {
-    return i / s.width % (s.length / s.bucket) * s.bucket;
+  SINKHORN_DEVICE std::int64_t buckets() const { return s.length / s.bucket; }
+  SINKHORN_DEVICE std::int64_t token(std::int64_t sequence, bool rotated, std::int64_t slot) const {
+    const std::int64_t at = slot + (rotated ? s.bucket - 1 : 0);
+    return sequence * s.length + (at < s.length ? at : at - s.length);
   }
-  SINKHORN_DEVICE std::int64_t token(std::int64_t i, std::int64_t slot) const {
-    const std::int64_t sorting = s.heads - s.local, sequence = item(i) / sorting, head = item(i) % sorting;
-    const std::int64_t rotated = slot + (s.rotates && head >= sorting / 2 ? s.bucket - 1 : 0);
-    return sequence * s.length + (rotated < s.length ? rotated : rotated - s.length);
+  // The heads of a sequence see its mask in at most two ways, its views; without a mask all see the same.
+  SINKHORN_DEVICE bool is_real_in_view(std::int64_t view, std::int64_t slot) const {
+    return !mask || mask[token(view / 2, view % 2 != 0, slot)];
   }
-  SINKHORN_DEVICE bool is_real(std::int64_t i, std::int64_t slot) const { return !mask || mask[token(i, slot)]; }
-  SINKHORN_DEVICE std::int64_t place(std::int64_t i, std::int64_t slot) const {
-    const std::int64_t head = s.local + item(i) % (s.heads - s.local);
-    return ((token(i, slot) * s.parts + s.part) * s.heads + head) * s.width + column(i);
-  }
-  SINKHORN_DEVICE static double share(std::int64_t count) { return 1.0 / double(count > 1 ? count : 1); }
 };
 
-// Whether a summary looks at its own bucket alone; the others run from the start of the sequence.
-bool is_per_bucket(Summary kind) { return kind == Summary::mean || kind == Summary::sum; }
+// One token of one head.
+struct Place {
+  SINKHORN_DEVICE Place(const Tokens& tokens, std::int64_t item, std::int64_t slot) {
+    const SummaryShape& s = tokens.s;
+    const std::int64_t sorting = s.heads - s.local, sequence = quotient(item, sorting),
+                       head = item - sequence * sorting;
+    const bool rotated = s.rotates && head >= sorting / 2;
+    const std::int64_t token = tokens.token(sequence, rotated, slot);
+    first = ((token * s.parts + s.part) * s.heads + s.local + head) * s.width;
+    is_real = !tokens.mask || tokens.mask[token];
+    view = tokens.mask ? 2 * sequence + rotated : 0;
+  }
+  std::int64_t first, view;  // its first element, and which weights are its
+  bool is_real;
+};
 
-template <class T>
 struct CountBucket {
-  Tokens<T> tokens;
-  Global<std::int32_t> counts;
-  SINKHORN_DEVICE void operator()(std::int64_t bucket) const {
-    const std::int64_t i = bucket * tokens.s.width, first = tokens.first_slot(i);
-    std::int32_t count = 0;
-    for (std::int64_t slot = first; slot < first + tokens.s.bucket; ++slot) count += tokens.is_real(i, slot);
-    counts[bucket] = count;
-  }
-};
-
-template <class T>
-struct SumBucket {
-  Tokens<T> tokens;
-  Global<const T> x;
-  Global<double> sums;
+  Tokens tokens;
+  Global<std::int32_t> counts;  // (views, buckets)
   SINKHORN_DEVICE void operator()(std::int64_t i) const {
-    const std::int64_t first = tokens.first_slot(i);
-    double sum = 0;
-    for (std::int64_t slot = first; slot < first + tokens.s.bucket; ++slot)
-      if (tokens.is_real(i, slot)) sum += Real<T>(x[tokens.place(i, slot)]);
-    sums[i] = sum;
+    const std::int64_t view = quotient(i, tokens.buckets()), first = (i - view * tokens.buckets()) * tokens.s.bucket;
+    std::int32_t count = 0;
+    for (std::int64_t slot = first; slot < first + tokens.s.bucket; ++slot) count += tokens.is_real_in_view(view, slot);
+    counts[i] = count;
   }
 };
 
-template <class T>
-struct Summarise {
+// The weight of each slot; for sum_of_means the terms of which WeightBehind makes weights.
+struct WeightOfSlot {
   Summary kind;
-  Tokens<T> tokens;
-  Global<const double> sums;  // of the buckets before
-  Global<const std::int32_t> counts;
+  Tokens tokens;
+  Global<const std::int32_t> before;  // (views, buckets): real tokens in the buckets before; null: all are real
+  Global<double> weights;             // (views, length)
+  SINKHORN_DEVICE void operator()(std::int64_t i) const {
+    const std::int64_t size = tokens.s.bucket, bucket = quotient(i, size), view = quotient(bucket, tokens.buckets());
+    const std::int64_t own = i - view * tokens.s.length, first = own - (i - bucket * size);
+    const std::int64_t end = kind == Summary::mean ? first + size : own + 1;
+    std::int64_t count = !runs_from_start(kind) ? 0 : before ? std::int64_t(before[bucket]) : first;
+    if (tokens.mask)
+      for (std::int64_t slot = first; slot < end; ++slot) count += tokens.is_real_in_view(view, slot);
+    else
+      count += end - first;
+    const double share = 1.0 / double(count > 1 ? count : 1);
+    switch (kind) {
+      case Summary::mean_at_first:
+        weights[i] = own == first ? share : 0.0;
+        break;
+      case Summary::value_at_first:
+        weights[i] = own == first ? 1.0 : 0.0;
+        break;
+      case Summary::sum_of_means:
+        weights[i] = tokens.is_real_in_view(view, own) ? share : 0.0;
+        break;
+      case Summary::mean:
+        weights[i] = share;
+        break;
+      case Summary::sum:
+        weights[i] = 1.0;
+        break;
+    }
+  }
+};
+struct WeightBehind {
+  std::int64_t bucket;
+  Global<const double> terms;
+  Global<double> weights;
+  SINKHORN_DEVICE void operator()(std::int64_t i) const {
+    double sum = 0;
+    for (std::int64_t k = i, end = (quotient(i, bucket) + 1) * bucket; k < end; ++k) sum += terms[k];
+    weights[i] = sum;
+  }
+};
+
+// The weighted sum of each bucket, and its plain sum for the buckets behind. A block has one bucket, and N columns a
+// thread; threads of the same columns share out the tokens.
+template <class T, int N>
+struct SumBucket {
+  static constexpr std::int64_t kColumns = N * kWarp;
+  static constexpr std::size_t kSharedBytes = 2 * kMaxThreads * N * sizeof(double);
+  Tokens tokens;
+  std::int64_t slots;  // of a bucket, from its first, that have a weight or are summed
   Global<const T> x;
+  Global<const double> weights;
+  Global<double> sums, weighted;  // (items, buckets, width), for AddBefore; or
+  Global<Real<T>> y;              // the summaries themselves
+  SINKHORN_DEVICE void operator()(Thread& t) const {
+    const std::int64_t width = tokens.s.width, tiles = (width + kColumns - 1) / kColumns;
+    const std::int64_t bucket = quotient(t.block(), tiles), item = quotient(bucket, tokens.buckets());
+    const std::int64_t begin = (t.block() - bucket * tiles) * kColumns,
+                       first = (bucket - item * tokens.buckets()) * tokens.s.bucket;
+    const int columns = int(begin + kColumns < width ? kColumns : width - begin);
+    const int packs = columns / N, groups = t.size() / packs, group = t.index() / packs;
+    const auto shares = t.shared<double>(2 * kMaxThreads * N);  // (sums or weighted, groups, columns)
+    if (group < groups) {
+      const int column = t.index() % packs * N;
+      Pack<double, N> sum = {}, weighted_sum = {};
+      for (std::int64_t slot = first + group; slot < first + slots; slot += groups) {
+        const Place place(tokens, item, slot);
+        if (!place.is_real) continue;
+        const auto values = load_real<N>(x, place.first + begin + column);
+        const double weight = weights[place.view * tokens.s.length + slot];
+        for (int n = 0; n < N; ++n) {
+          sum[n] += values[n];
+          weighted_sum[n] += weight * values[n];
+        }
+      }
+      for (int n = 0; n < N; ++n) {
+        shares[group * columns + column + n] = sum[n];
+        shares[(groups + group) * columns + column + n] = weighted_sum[n];
+      }
+    }
+    t.sync();
+    for (int i = t.index(); i < 2 * columns; i += t.size()) {
+      const bool is_weighted = i >= columns;
+      const int column = is_weighted ? i - columns : i;
+      if (y && !is_weighted) continue;
+      double sum = 0;
+      for (int k = 0; k < groups; ++k) sum += shares[((is_weighted ? groups : 0) + k) * columns + column];
+      const std::int64_t at = bucket * width + begin + column;
+      if (y)
+        y[at] = Real<T>(sum);
+      else if (is_weighted)
+        weighted[at] = sum;
+      else
+        sums[at] = sum;
+    }
+  }
+};
+
+// Steps over the buckets of one column of an item: several are read before the first is used, since what is read does
+// not depend on what is summed.
+inline constexpr int kAhead = 8;
+struct Column {
+  SINKHORN_DEVICE Column(const Tokens& tokens, std::int64_t i)
+      : item(quotient(i, tokens.s.width)),
+        first(item * tokens.buckets() * tokens.s.width + i - item * tokens.s.width),
+        weight((tokens.mask ? Place(tokens, item, 0).view : 0) * tokens.s.length) {}
+  std::int64_t item, first, weight;  // of its first bucket: the element, and the weight of that bucket
+};
+
+template <class T>
+struct AddBefore {
+  Tokens tokens;
+  Global<const double> sums, weighted, weights;
   Global<Real<T>> y;
   SINKHORN_DEVICE void operator()(std::int64_t i) const {
-    const std::int64_t first = tokens.first_slot(i);
-    std::int64_t count = counts[tokens.bucket(i)];
-    double total = sums[i], summary = 0;
-    for (std::int64_t slot = first; slot < first + tokens.s.bucket; ++slot) {
-      const bool real = tokens.is_real(i, slot);
-      const double token = real ? double(Real<T>(x[tokens.place(i, slot)])) : 0.0;
-      count += real;
-      total += token;
-      if (kind == Summary::value_at_first && slot == first) summary = token;
-      if ((kind == Summary::mean_at_first && slot == first) || (kind == Summary::sum_of_means && real))
-        summary += total * tokens.share(count);
+    const Column at(tokens, i);
+    const std::int64_t buckets = tokens.buckets(), width = tokens.s.width;
+    double before = 0;
+    for (std::int64_t begin = 0; begin < buckets; begin += kAhead) {
+      double sum[kAhead], own[kAhead], weight[kAhead];
+      for (int k = 0; k < kAhead; ++k) {
+        if (begin + k >= buckets) continue;
+        sum[k] = sums[at.first + (begin + k) * width];
+        own[k] = weighted[at.first + (begin + k) * width];
+        weight[k] = weights[at.weight + (begin + k) * tokens.s.bucket];
+      }
+      for (int k = 0; k < kAhead; ++k) {
+        if (begin + k >= buckets) continue;
+        y[at.first + (begin + k) * width] = Real<T>(before * weight[k] + own[k]);
+        before += sum[k];
+      }
     }
-    y[i] = Real<T>(summary);
   }
 };
 
-// What flows from the means of one bucket into every real token up to it.
+// flows (items, buckets, width): F of each bucket
 template <class T>
-struct FlowOfBucket {
-  Summary kind;
-  Tokens<T> tokens;
-  Global<const std::int32_t> counts;
+struct FlowBehind {
+  Tokens tokens;
   Global<const Real<T>> dy;
+  Global<const double> weights;
   Global<double> flows;
   SINKHORN_DEVICE void operator()(std::int64_t i) const {
-    const std::int64_t first = tokens.first_slot(i);
-    std::int64_t count = counts[tokens.bucket(i)];
-    double flow = 0;
-    for (std::int64_t slot = first; slot < first + tokens.s.bucket; ++slot) {
-      const bool real = tokens.is_real(i, slot);
-      count += real;
-      if ((kind == Summary::mean_at_first && slot == first) || (kind == Summary::sum_of_means && real))
-        flow += dy[i] * tokens.share(count);
+    const Column at(tokens, i);
+    const std::int64_t buckets = tokens.buckets(), width = tokens.s.width;
+    double behind = 0;
+    for (std::int64_t end = buckets; end > 0; end -= kAhead) {
+      double flow[kAhead];
+      for (int k = 0; k < kAhead; ++k)
+        if (const std::int64_t b = end - 1 - k; b >= 0)
+          flow[k] = double(dy[at.first + b * width]) * weights[at.weight + b * tokens.s.bucket];
+      for (int k = 0; k < kAhead; ++k) {
+        const std::int64_t b = end - 1 - k;
+        if (b < 0) continue;
+        flows[at.first + b * width] = behind;
+        behind += flow[k];
+      }
     }
-    flows[i] = flow;
   }
 };
 
+// Element i of (items, slots, width).
 template <class T>
-struct SummariseGradient {
-  Summary kind;
-  Tokens<T> tokens;
-  Global<const double> flows;  // of the buckets behind
-  Global<const std::int32_t> counts;
-  Global<const Real<T>> dy;
+struct FlowIntoTokens {
+  using R = Real<T>;
+  Tokens tokens;
+  Global<const double> weights, flows;  // no flows: a summary of the own bucket
+  Global<const R> dy;
   Global<T> dx;
-  SINKHORN_DEVICE void operator()(std::int64_t i) const {
-    const std::int64_t first = tokens.first_slot(i), end = first + tokens.s.bucket;
-    std::int64_t count = counts[tokens.bucket(i)];
-    for (std::int64_t slot = first; slot < end; ++slot) count += tokens.is_real(i, slot);
-    double flow = flows[i];
-    for (std::int64_t slot = end - 1; slot >= first; --slot) {
-      const bool real = tokens.is_real(i, slot);
-      if ((kind == Summary::mean_at_first && slot == first) || (kind == Summary::sum_of_means && real))
-        flow += dy[i] * tokens.share(count);
-      if (!real) continue;
-      --count;
-      if (kind != Summary::value_at_first)
-        dx[tokens.place(i, slot)] = T(Real<T>(flow));
-      else if (slot == first)
-        dx[tokens.place(i, slot)] = T(dy[i]);
-    }
+  template <int N>
+  SINKHORN_DEVICE void operator()(std::int64_t i, Width<N>) const {
+    const SummaryShape& s = tokens.s;
+    const std::int64_t row = quotient(i, s.width), column = i - row * s.width, item = quotient(row, s.length);
+    const std::int64_t slot = row - item * s.length, bucket = quotient(row, s.bucket);
+    const Place place(tokens, item, slot);
+    if (!place.is_real) return;
+    const double weight = weights[place.view * s.length + slot];
+    const auto summary = load_real<N>(dy, bucket * s.width + column);
+    Pack<double, N> behind = {};
+    if (flows) behind = flows.template load<N>(bucket * s.width + column);
+    auto out = load_real<N>(dx, place.first + column);
+    for (int n = 0; n < N; ++n) out[n] += R(behind[n] + weight * summary[n]);
+    dx.store(place.first + column, rounded<T>(out));
   }
 };
 
-template <class T>
-struct SummariseBucket {
-  Summary kind;
-  Tokens<T> tokens;
-  Global<const T> x;
-  Global<Real<T>> y;
-  SINKHORN_DEVICE void operator()(std::int64_t i) const {
-    const std::int64_t first = tokens.first_slot(i);
-    std::int64_t count = 0;
-    double sum = 0;
-    for (std::int64_t slot = first; slot < first + tokens.s.bucket; ++slot) {
-      if (!tokens.is_real(i, slot)) continue;
-      ++count;
-      sum += Real<T>(x[tokens.place(i, slot)]);
-    }
-    y[i] = Real<T>(kind == Summary::sum ? sum : sum * tokens.share(count));
+Tensor weights_of(Summary kind, const SummaryShape& s, const bool* mask) {
+  const Tokens tokens{s, mask};
+  const std::int64_t views = mask ? 2 * s.batch : 1, buckets = s.buckets();
+  const Tensor weights = workspace({views, s.length}, DType::f64);
+  Tensor counts;
+  if (mask && runs_from_start(kind)) {
+    counts = workspace({views, buckets}, DType::i32);
+    auto* const count = counts.data<std::int32_t>();
+    for_each("bucket_summary", views * buckets, CountBucket{tokens, count});
+    for_each("bucket_summary", views, SumBefore<std::int32_t>{buckets, 1, false, count});
   }
-};
-
-// The gradient of a bucket's mean or sum goes to its real tokens in equal parts.
-template <class T>
-struct SpreadOverBucket {
-  Summary kind;
-  Tokens<T> tokens;
-  Global<const std::int32_t> counts;  // of the bucket itself
-  Global<const Real<T>> dy;
-  Global<T> dx;
-  SINKHORN_DEVICE void operator()(std::int64_t i) const {
-    const std::int64_t first = tokens.first_slot(i);
-    const double share = kind == Summary::sum ? 1.0 : tokens.share(counts[tokens.bucket(i)]);
-    for (std::int64_t slot = first; slot < first + tokens.s.bucket; ++slot)
-      if (tokens.is_real(i, slot)) dx[tokens.place(i, slot)] = T(Real<T>(dy[i] * share));
-  }
-};
-
-// Sums and counts of what the buckets before hold.
-template <class T>
-struct Before {
-  explicit Before(const Tokens<T>& tokens)
-      : items(tokens.s.batch * tokens.s.sorting()),
-        buckets(tokens.s.buckets()),
-        width(tokens.s.width),
-        sums(workspace({items, buckets, width}, DType::f64)),
-        counts(workspace({items, buckets}, DType::i32)) {
-    for_each("bucket_summary", items * buckets, CountBucket<T>{tokens, count()});
-    for_each("bucket_summary", items, SumBefore<std::int32_t>{buckets, 1, false, count()});
-  }
-  void add_up(bool backwards) const {
-    for_each("bucket_summary", items * width, SumBefore<double>{buckets, width, backwards, sum()});
-  }
-  std::int64_t tasks() const { return items * buckets * width; }
-  double* sum() const { return sums.data<double>(); }
-  std::int32_t* count() const { return counts.data<std::int32_t>(); }
-
-  std::int64_t items, buckets, width;
-  Tensor sums, counts;
-};
+  for_each("bucket_summary", weights.count(),
+           WeightOfSlot{kind, tokens, counts ? counts.data<std::int32_t>() : nullptr, weights.data<double>()});
+  if (kind != Summary::sum_of_means) return weights;
+  const Tensor sums = weights.like();
+  for_each("bucket_summary", sums.count(), WeightBehind{s.bucket, weights.data<double>(), sums.data<double>()});
+  return sums;
+}
 
 }  // namespace
 
 template <class T>
 void BucketSummary<T>::forward(Cuda, Summary kind, const SummaryShape& s, const T* x, const bool* mask, Real<T>* y) {
-  const Tokens<T> tokens{s, mask};
-  if (is_per_bucket(kind))
-    return for_each("bucket_summary", s.batch * s.sorting() * s.buckets() * s.width,
-                    SummariseBucket<T>{kind, tokens, x, y});
-  const Before<T> before(tokens);
-  for_each("bucket_summary", before.tasks(), SumBucket<T>{tokens, x, before.sum()});
-  before.add_up(false);
-  for_each("bucket_summary", before.tasks(), Summarise<T>{kind, tokens, before.sum(), before.count(), x, y});
+  const std::int64_t items = s.batch * s.sorting(), buckets = s.buckets();
+  const std::int64_t slots = kind == Summary::value_at_first ? 1 : s.bucket;
+  if (items * buckets * s.width == 0) return;
+  const Tokens tokens{s, mask};
+  const Tensor weights = weights_of(kind, s, mask);
+  const auto sum_buckets = [&](double* sums, double* weighted, Real<T>* to) {
+    const auto launched = [&]<int N>(Width<N>) {
+      using Kernel = SumBucket<T, N>;
+      launch("bucket_summary", items * buckets * pieces(s.width, Kernel::kColumns), kMaxThreads, Kernel::kSharedBytes,
+             Kernel{tokens, slots, x, weights.data<double>(), sums, weighted, to});
+    };
+    constexpr int N = pack_width<T>();
+    if (s.width % N == 0 && is_aligned<N>(x)) return launched(Width<N>{});
+    launched(Width<1>{});
+  };
+  if (!runs_from_start(kind)) return sum_buckets(nullptr, nullptr, y);
+  const Tensor sums = workspace({2, items, buckets, s.width}, DType::f64);
+  double *plain = sums.data<double>(), *weighted = plain + items * buckets * s.width;
+  sum_buckets(plain, weighted, nullptr);
+  for_each("bucket_summary", items * s.width, AddBefore<T>{tokens, plain, weighted, weights.data<double>(), y});
 }
 
 template <class T>
 void BucketSummary<T>::backward(Cuda, Summary kind, const SummaryShape& s, const Real<T>* dy, const bool* mask, T* dx) {
-  const Tokens<T> tokens{s, mask};
-  if (is_per_bucket(kind)) {
-    const std::int64_t buckets = s.batch * s.sorting() * s.buckets();
-    const Tensor counts = workspace({buckets}, DType::i32);
-    for_each("bucket_summary", buckets, CountBucket<T>{tokens, counts.data<std::int32_t>()});
-    return for_each("bucket_summary", buckets * s.width,
-                    SpreadOverBucket<T>{kind, tokens, counts.data<std::int32_t>(), dy, dx});
+  const std::int64_t items = s.batch * s.sorting();
+  if (items * s.buckets() * s.width == 0) return;
+  const Tokens tokens{s, mask};
+  const Tensor weights = weights_of(kind, s, mask);
+  Tensor flows;
+  if (runs_from_start(kind)) {
+    flows = workspace({items, s.buckets(), s.width}, DType::f64);
+    for_each("bucket_summary", items * s.width,
+             FlowBehind<T>{tokens, dy, weights.data<double>(), flows.data<double>()});
   }
-  const Before<T> before(tokens);
-  for_each("bucket_summary", before.tasks(), FlowOfBucket<T>{kind, tokens, before.count(), dy, before.sum()});
-  before.add_up(true);
-  for_each("bucket_summary", before.tasks(), SummariseGradient<T>{kind, tokens, before.sum(), before.count(), dy, dx});
+  constexpr int N = pack_width<T>();
+  for_each_pack<N>("bucket_summary", items * s.length * s.width,
+                   s.width % N == 0 && is_aligned<N>(dx) && is_aligned<N>(dy),
+                   FlowIntoTokens<T>{tokens, weights.data<double>(), flows ? flows.data<double>() : nullptr, dy, dx});
 }
 
 template struct BucketSummary<float>;

@@ -21,26 +21,51 @@ struct Goals {
   }
 };
 
-// The log-sum-exp of each row that counts, and its loss (0 for the others).
-template <class T>
+// Two parts of a row as one. NaNs may be passed over in the shift: they stay in the sum.
+struct Joined {
+  template <class R>
+  SINKHORN_DEVICE Exponentials<R> operator()(const Exponentials<R>& a, const Exponentials<R>& b) const {
+    const Exponentials<R> both{Larger{}(a.shift, b.shift), 0};
+    return {both.shift, a.sum * both(a.shift) + b.sum * both(b.shift)};
+  }
+};
+
+// The log-sum-exp of each row that counts, and its loss (0 for the others). Each row is read once, N neighbours at a
+// time, by one warp of a block or by the whole block.
+template <class T, int N, bool by_warp>
 struct LossOfRows {
   using R = Real<T>;
-  std::int64_t width;
+  std::int64_t rows, width;
   Goals goals;
   Global<const T> logits;
   Global<R> log_sum_exp, losses;
   BadIndex* bad;
   const char* what;
   SINKHORN_DEVICE void operator()(Thread& t) const {
-    const std::int64_t r = t.block();
+    const std::int64_t r = by_warp ? t.block() * t.warps() + t.warp() : t.block();
+    const int rank = by_warp ? t.lane() : t.index(), team = by_warp ? kWarp : t.size();
+    if (r >= rows) return;
     if (!goals.counts(r)) {
-      if (t.index() == 0) losses[r] = R(0);
+      if (rank == 0) losses[r] = R(0);
       return;
     }
-    const BlockReducer<R> reduce(t);
+    // The least number instead of -infinity: differences of shifts are then never NaN.
+    Exponentials<R> e{std::numeric_limits<R>::lowest(), 0};
     const auto x = logits + r * width;
-    const Exponentials<R> e = exponentials(t, reduce, width, [=](std::int64_t i) { return R(x[i]); });
-    if (t.index() != 0) return;
+    for (std::int64_t i = rank * N; i < width; i += team * N) {
+      const auto next = load_real<N>(x, i);
+      R largest = e.shift;
+      for (int n = 0; n < N; ++n) largest = Larger{}(largest, next[n]);
+      const Exponentials<R> grown{largest, 0};
+      R sum = e.sum * grown(e.shift);
+      for (int n = 0; n < N; ++n) sum += grown(next[n]);
+      e = {largest, sum};
+    }
+    if constexpr (by_warp)
+      e = reduce_warp(t, e, Joined{});
+    else
+      e = BlockReducer<Exponentials<R>>(t)(e, Joined{});
+    if (rank != 0) return;
     const R total = e.shift + std::log(e.sum);
     const std::int32_t target = goals.ids[r];
     const bool inside = target >= 0 && target < width;
@@ -80,14 +105,16 @@ struct LossGradient {
   Global<const R> log_sum_exp, dloss;
   Global<const std::int32_t> count;
   Global<T> dlogits;
-  SINKHORN_DEVICE void operator()(std::int64_t i) const {
-    const std::int64_t row = i / width;
-    if (!goals.counts(row)) {
-      dlogits[i] = T(0);
-      return;
+  template <int N>
+  SINKHORN_DEVICE void operator()(std::int64_t i, Width<N>) const {
+    const std::int64_t row = quotient(i, width), target = goals.ids[row] - (i - row * width);
+    Pack<R, N> out = {};
+    if (goals.counts(row)) {
+      const R scale = dloss[0] / R(count[0]), shift = log_sum_exp[row];
+      const auto in = load_real<N>(logits, i);
+      for (int n = 0; n < N; ++n) out[n] = (math::exp(in[n] - shift) - R(n == target)) * scale;
     }
-    const R scale = dloss[0] / R(count[0]), p = math::exp(R(logits[i]) - log_sum_exp[row]);
-    dlogits[i] = (i - row * width == goals.ids[row] ? p - 1 : p) * scale;
+    dlogits.store(i, rounded<T>(out));
   }
 };
 
@@ -99,9 +126,22 @@ void CrossEntropy<T>::forward(Cuda, Rows rows, const Targets& targets, const T* 
   using R = Real<T>;
   const Tensor losses = workspace({rows.count}, dtype_of<R>), sums = workspace({2}, DType::f64);
   double* const sum = sums.data<double>();
-  launch(
-      "cross_entropy", rows.count, threads_for(rows.width), reducer_bytes<R>(),
-      LossOfRows<T>{rows.width, targets, logits, log_sum_exp, losses.data<R>(), bad_index(), "cross_entropy: target"});
+  constexpr int kPack = pack_width<T>();
+  const auto launched = [&]<int N, bool by_warp>(Width<N>, std::bool_constant<by_warp>) {
+    constexpr int kTeams = by_warp ? 4 : 1;  // rows of a block
+    launch("cross_entropy", pieces(rows.count, kTeams), by_warp ? kTeams * kWarp : kMaxThreads,
+           reducer_bytes<Exponentials<R>>(),
+           LossOfRows<T, N, by_warp>{rows.count, rows.width, targets, logits, log_sum_exp, losses.data<R>(),
+                                     bad_index(), "cross_entropy: target"});
+  };
+  const auto by_width = [&]<int N>(Width<N> packs) {
+    if (rows.width <= 16 * N * kWarp) return launched(packs, std::true_type{});
+    launched(packs, std::false_type{});
+  };
+  if (rows.width % kPack == 0 && is_aligned<kPack>(logits))
+    by_width(Width<kPack>{});
+  else
+    by_width(Width<1>{});
   const Around all(Shape{1, rows.count, 1}, 1);
   sum_axis<double>("cross_entropy", all, RowLoss<R>{losses.data<R>()}, sum);
   sum_axis<double>("cross_entropy", all, CountedRow{targets}, sum + 1);
@@ -111,8 +151,10 @@ void CrossEntropy<T>::forward(Cuda, Rows rows, const Targets& targets, const T* 
 template <class T>
 void CrossEntropy<T>::backward(Cuda, Rows rows, const Targets& targets, const T* logits, const Real<T>* log_sum_exp,
                                const std::int32_t* count, const Real<T>* dloss, T* dlogits) {
-  for_each("cross_entropy", rows.count * rows.width,
-           LossGradient<T>{rows.width, targets, logits, log_sum_exp, dloss, count, dlogits});
+  constexpr int N = pack_width<T>();
+  for_each_pack<N>("cross_entropy", rows.count * rows.width,
+                   rows.width % N == 0 && is_aligned<N>(logits) && is_aligned<N>(dlogits),
+                   LossGradient<T>{rows.width, targets, logits, log_sum_exp, dloss, count, dlogits});
 }
 
 template struct CrossEntropy<float>;

@@ -9,90 +9,74 @@ namespace {
 
 using namespace sinkhorn::cuda;
 
-template <class F, class T>
+template <class F, class R>
 struct MapForward {
-  Global<const T> x;
-  Global<T> y;
-  SINKHORN_DEVICE void operator()(std::int64_t i) const { y[i] = F::template f<Real<T>>(x[i]); }
+  SINKHORN_DEVICE R operator()(R x) const { return F::template f<R>(x); }
 };
-template <class F, class T>
+template <class F, class R>
 struct MapBackward {
-  Global<const T> kept, dy;
-  Global<T> dx;
-  SINKHORN_DEVICE void operator()(std::int64_t i) const { dx[i] = F::template df<Real<T>>(kept[i]) * Real<T>(dy[i]); }
+  SINKHORN_DEVICE R operator()(R kept, R dy) const { return F::template df<R>(kept) * dy; }
 };
 
-template <class T>
+template <class R>
 struct Affine {
-  Global<const T> x;
-  Real<T> a, b;
-  Global<T> y;
-  SINKHORN_DEVICE void operator()(std::int64_t i) const { y[i] = a * Real<T>(x[i]) + b; }
+  R a, b;
+  SINKHORN_DEVICE R operator()(R x) const { return a * x + b; }
 };
 
+template <class R>
 struct SumOf {
-  template <class R>
-  SINKHORN_DEVICE R operator()(R a, R b) const {
-    return a + b;
-  }
+  SINKHORN_DEVICE R operator()(R a, R b) const { return a + b; }
 };
+template <class R>
 struct ProductOf {
-  template <class R>
-  SINKHORN_DEVICE R operator()(R a, R b) const {
-    return a * b;
-  }
-};
-template <class F, class T>
-struct Combined {
-  StridedLoop<2> loop;
-  Global<const T> a, b;
-  Global<T> y;
-  SINKHORN_DEVICE void operator()(std::int64_t i) const {
-    const auto from = offsets(loop, i);
-    y[i] = F{}(Real<T>(a[from.at[0]]), Real<T>(b[from.at[1]]));
-  }
+  SINKHORN_DEVICE R operator()(R a, R b) const { return a * b; }
 };
 
 template <class T>
 struct Masked {
-  StridedLoop<2> loop;
-  Global<const T> x;
-  Global<const bool> allowed;
   T value;
-  Global<T> y;
-  SINKHORN_DEVICE void operator()(std::int64_t i) const {
-    const auto from = offsets(loop, i);
-    y[i] = allowed[from.at[1]] ? T(x[from.at[0]]) : value;
-  }
+  SINKHORN_DEVICE T operator()(T x, bool allowed) const { return allowed ? x : value; }
 };
 
 // Four elements share one Philox block.
 template <class T>
 struct DropFour {
-  std::int64_t count;
   RandomBits bits;
   std::uint32_t threshold;
   Real<T> scale;
   Global<const T> x;
   Global<T> y;
-  SINKHORN_DEVICE void operator()(std::int64_t block) const {
-    const Word4 words = philox({std::uint32_t(block), std::uint32_t(std::uint64_t(block) >> 32), bits.step, 0},
-                               std::uint32_t(bits.key), std::uint32_t(bits.key >> 32));
-    for (int k = 0; k < 4; ++k) {
-      const std::int64_t i = 4 * block + k;
-      if (i < count) y[i] = words[k] >> 9 >= threshold ? Real<T>(x[i]) * scale : Real<T>(0);
+  template <int N>
+  SINKHORN_DEVICE void operator()(std::int64_t i, Width<N>) const {
+    const Pack<Real<T>, N> in = load_real<N>(x, i);
+    Pack<Real<T>, N> out;
+    Word4 words = {};
+    for (int k = 0; k < N; ++k) {
+      if (k % 4 == 0) words = four_words((i + k) / 4);
+      out[k] = words[N >= 4 ? k % 4 : i % 4] >> 9 >= threshold ? in[k] * scale : Real<T>(0);
     }
+    y.store(i, rounded<T>(out));
+  }
+  SINKHORN_DEVICE Word4 four_words(std::int64_t block) const {
+    return philox({std::uint32_t(block), std::uint32_t(std::uint64_t(block) >> 32), bits.step, 0},
+                  std::uint32_t(bits.key), std::uint32_t(bits.key >> 32));
   }
 };
 
+// Packs of rows that are a whole number of them, of a gate's half rows: element i of (rows, width).
 template <class T>
 struct Gated {
   std::int64_t width;
   Global<const T> x;
   Global<T> y;
-  SINKHORN_DEVICE void operator()(std::int64_t i) const {
-    const std::int64_t a = i / width * 2 * width + i % width;
-    y[i] = math::gelu(Real<T>(x[a])) * Real<T>(x[a + width]);
+  template <int N>
+  SINKHORN_DEVICE void operator()(std::int64_t i, Width<N>) const {
+    const std::int64_t at = i + quotient(i, width) * width;
+    const auto a = load_real<N>(x, at), gate = load_real<N>(x, at + width);
+    Pack<Real<T>, N> out;
+    for (int k = 0; k < N; ++k) out[k] = math::gelu(a[k]) * gate[k];
+    y.store(i, rounded<T>(out));
   }
 };
 template <class T>
@@ -100,13 +84,19 @@ struct GatedGradient {
   std::int64_t width;
   Global<const T> x, dy;
   Global<T> dx;
-  SINKHORN_DEVICE void operator()(std::int64_t i) const {
+  template <int N>
+  SINKHORN_DEVICE void operator()(std::int64_t i, Width<N>) const {
     using R = Real<T>;
-    const std::int64_t a = i / width * 2 * width + i % width;
-    const R x_i = x[a], d = dy[i];
-    const math::Normal<R> at = math::normal(x_i);
-    dx[a] = d * R(x[a + width]) * (at.cdf + x_i * at.pdf);
-    dx[a + width] = d * x_i * at.cdf;
+    const std::int64_t at = i + quotient(i, width) * width;
+    const auto a = load_real<N>(x, at), gate = load_real<N>(x, at + width), d = load_real<N>(dy, i);
+    Pack<R, N> da, dgate;
+    for (int k = 0; k < N; ++k) {
+      const math::Normal<R> normal = math::normal(a[k]);
+      da[k] = d[k] * gate[k] * (normal.cdf + a[k] * normal.pdf);
+      dgate[k] = d[k] * a[k] * normal.cdf;
+    }
+    dx.store(at, rounded<T>(da));
+    dx.store(at + width, rounded<T>(dgate));
   }
 };
 
@@ -114,46 +104,50 @@ struct GatedGradient {
 
 template <class F, class T>
 void Map<F, T>::forward(Cuda, std::int64_t count, const T* x, T* y) {
-  for_each(F::name, count, MapForward<F, T>{x, y});
+  map_elements(F::name, count, MapForward<F, Real<T>>{}, y, x);
 }
 template <class F, class T>
 void Map<F, T>::backward(Cuda, std::int64_t count, const T* kept, const T* dy, T* dx) {
-  for_each(F::name, count, MapBackward<F, T>{kept, dy, dx});
+  map_elements(F::name, count, MapBackward<F, Real<T>>{}, dx, kept, dy);
 }
 
 template <class T>
 void Scale<T>::forward(Cuda, std::int64_t count, const T* x, double a, double b, T* y) {
-  for_each("scale", count, Affine<T>{x, Real<T>(a), Real<T>(b), y});
+  map_elements("scale", count, Affine<Real<T>>{Real<T>(a), Real<T>(b)}, y, x);
 }
 
 template <class T>
 void Add<T>::forward(Cuda, const StridedLoop<2>& loop, const T* a, const T* b, T* y) {
-  for_each("add", loop.count, Combined<SumOf, T>{loop, a, b, y});
+  map_strided("add", loop, SumOf<Real<T>>{}, y, a, b);
 }
 
 template <class T>
 void Mul<T>::forward(Cuda, const StridedLoop<2>& loop, const T* a, const T* b, T* y) {
-  for_each("mul", loop.count, Combined<ProductOf, T>{loop, a, b, y});
+  map_strided("mul", loop, ProductOf<Real<T>>{}, y, a, b);
 }
 
 template <class T>
 void MaskFill<T>::forward(Cuda, const StridedLoop<2>& loop, const T* x, const bool* allowed, double value, T* y) {
-  for_each("mask_fill", loop.count, Masked<T>{loop, x, allowed, T(value), y});
+  map_strided("mask_fill", loop, Masked<T>{T(value)}, y, x, allowed);
 }
 
 template <class T>
 void Dropout<T>::forward(Cuda, std::int64_t count, RandomBits bits, std::uint32_t threshold, double scale, const T* x,
                          T* y) {
-  for_each("dropout", pieces(count, 4), DropFour<T>{count, bits, threshold, Real<T>(scale), x, y});
+  constexpr int N = 2 * pack_width<T>();  // at least four
+  for_each_pack<N>("dropout", count, is_aligned<N>(x, y), DropFour<T>{bits, threshold, Real<T>(scale), x, y});
 }
 
 template <class T>
 void GatedGelu<T>::forward(Cuda, std::int64_t rows, std::int64_t width, const T* x, T* y) {
-  for_each("gated_gelu", rows * width, Gated<T>{width, x, y});
+  constexpr int N = pack_width<T>();
+  for_each_pack<N>("gated_gelu", rows * width, width % N == 0 && is_aligned<N>(x, y), Gated<T>{width, x, y});
 }
 template <class T>
 void GatedGelu<T>::backward(Cuda, std::int64_t rows, std::int64_t width, const T* x, const T* dy, T* dx) {
-  for_each("gated_gelu", rows * width, GatedGradient<T>{width, x, dy, dx});
+  constexpr int N = pack_width<T>();
+  for_each_pack<N>("gated_gelu", rows * width, width % N == 0 && is_aligned<N>(x, dy, dx),
+                   GatedGradient<T>{width, x, dy, dx});
 }
 
 // Names every map's kernels once, so that they are compiled here for the ops to link with.

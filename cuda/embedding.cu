@@ -14,11 +14,12 @@ struct LookUp {
   Global<T> y;
   BadIndex* bad;
   const char* what;
-  SINKHORN_DEVICE void operator()(std::int64_t i) const {
-    const std::int64_t at = i / width, id = ids[at];
+  template <int N>
+  SINKHORN_DEVICE void operator()(std::int64_t i, Width<N>) const {
+    const std::int64_t at = quotient(i, width), id = ids[at];
     const bool inside = id >= 0 && id < rows;
     if (!inside) *bad = {what, id, 0, rows};
-    y[i] = inside ? T(table[id * width + i - at * width]) : T(0);
+    y.store(i, inside ? table.template load<N>(id * width + i - at * width) : Pack<T, N>{});
   }
 };
 
@@ -27,7 +28,9 @@ struct LookUp {
 template <class T>
 void Embedding<T>::forward(Cuda, std::int64_t rows, std::int64_t width, std::int64_t count, const T* table,
                            const std::int32_t* ids, T* y) {
-  for_each("embedding", count * width, LookUp<T>{rows, width, table, ids, y, bad_index(), "embedding: id"});
+  constexpr int N = pack_width<T>();
+  for_each_pack<N>("embedding", count * width, width % N == 0 && is_aligned<N>(table) && is_aligned<N>(y),
+                   LookUp<T>{rows, width, table, ids, y, bad_index(), "embedding: id"});
 }
 
 template <class T>

@@ -1,7 +1,7 @@
 #include <tuple>
 
 #include "autograd/memory.h"
-#include "cuda/launch.h"
+#include "cuda/elements.h"
 
 namespace sinkhorn::kernels {
 namespace {
@@ -11,39 +11,38 @@ using namespace sinkhorn::cuda;
 template <class T>
 struct Constant {
   T value;
-  Global<T> y;
-  SINKHORN_DEVICE void operator()(std::int64_t i) const { y[i] = value; }
+  SINKHORN_DEVICE T operator()() const { return value; }
 };
 
 template <class From, class To>
 struct Converted {
-  Global<const From> x;
-  Global<To> y;
-  SINKHORN_DEVICE void operator()(std::int64_t i) const { y[i] = static_cast<To>(From(x[i])); }
+  SINKHORN_DEVICE To operator()(From x) const { return static_cast<To>(x); }
+};
+template <>
+struct Converted<float, bf16> {
+  SINKHORN_DEVICE float operator()(float x) const { return x; }  // rounded as it is stored, two at once
 };
 
-template <class T>
+template <class R>
 struct Added {
-  Global<const T> term;
-  Global<T> into;
-  SINKHORN_DEVICE void operator()(std::int64_t i) const { into[i] = Real<T>(T(into[i])) + Real<T>(term[i]); }
+  SINKHORN_DEVICE R operator()(R into, R term) const { return into + term; }
 };
 
 }  // namespace
 
 template <class T>
 void Fill<T>::forward(Cuda, std::int64_t count, T value, T* y) {
-  for_each("fill", count, Constant<T>{value, y});
+  map_elements("fill", count, Constant<T>{value}, y);
 }
 
 template <class From, class To>
 void Convert<From, To>::forward(Cuda, std::int64_t count, const From* x, To* y) {
-  for_each("convert", count, Converted<From, To>{x, y});
+  map_elements("convert", count, Converted<From, To>{}, y, x);
 }
 
 template <class T>
 void Accumulate<T>::forward(Cuda, std::int64_t count, const T* term, T* into) {
-  for_each("accumulate", count, Added<T>{term, into});
+  map_elements("accumulate", count, Added<Real<T>>{}, into, into, term);
 }
 
 template struct Accumulate<float>;

@@ -13,7 +13,7 @@ struct CopiedWord {
   Global<const Word> from;
   Global<Word> to;
   SINKHORN_DEVICE void operator()(std::int64_t i) const {
-    const std::int64_t block = i / size, word = i - block * size;
+    const std::int64_t block = quotient(i, size), word = i - block * size;
     to[block * to_pitch + word] = from[block * from_pitch + word];
   }
 };
@@ -23,7 +23,11 @@ struct Gathered {
   StridedLoop<1> loop;
   Global<const T> x;
   Global<T> y;
-  SINKHORN_DEVICE void operator()(std::int64_t i) const { y[i] = x[offsets(loop, i).at[0]]; }
+  template <int N>
+  SINKHORN_DEVICE void operator()(std::int64_t i, Width<N>) const {
+    const std::int64_t stride = loop.rank > 0 ? loop.strides[0][loop.rank - 1] : 1;
+    y.store(i, load_along<N>(x, offsets(loop, i).at[0], stride));
+  }
 };
 
 struct alignas(16) Word16 {
@@ -49,7 +53,9 @@ void CopyBlocks::forward(Cuda, std::int64_t count, std::int64_t bytes, const std
 
 template <class T>
 void Gather<T>::forward(Cuda, const StridedLoop<1>& loop, const T* x, T* y) {
-  for_each("gather", loop.count, Gathered<T>{loop, x, y});
+  constexpr int N = pack_width<T>();
+  for_each_pack<N>("gather", loop.count, has_packs<N>(loop) && is_aligned<N>(x) && is_aligned<N>(y),
+                   Gathered<T>{loop, x, y});
 }
 
 template struct Gather<float>;

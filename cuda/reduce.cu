@@ -10,13 +10,6 @@ namespace {
 using namespace sinkhorn::cuda;
 
 template <class T>
-struct Element {
-  std::int64_t after;
-  Global<const T> x;
-  SINKHORN_DEVICE Real<T> operator()(std::int64_t row, std::int64_t column) const { return x[row * after + column]; }
-};
-
-template <class T>
 struct LargestOfColumn {
   std::int64_t extent, after;
   Global<const T> x;
@@ -177,7 +170,7 @@ struct ChunkedTime {
 
 template <class T>
 void Sum<T>::forward(Cuda, Around shape, const T* x, T* y) {
-  sum_axis<Real<T>>("sum", shape, Element<T>{shape.after, x}, y);
+  sum_axis<Real<T>>("sum", shape, MatrixElement<T>{shape.after, x}, y);
 }
 
 template <class T>

@@ -8,11 +8,17 @@
 namespace sinkhorn::cuda {
 
 /// An uninitialised tensor on the device.
-inline Tensor workspace(Shape shape, DType dtype) { return Tensor(shape, dtype, Device::cuda); }
+inline Tensor workspace(Shape shape, DType dtype) { return Tensor(shape, dtype, sinkhorn::Device::cuda); }
 
 /// Waits until all that was asked of the device is done. A DeviceError if something failed, an Error if a kernel met a
 /// bad index.
 void wait();
+/// How often the host has waited in this process, wherever, and how long in all. A training step should do it once.
+struct Waits {
+  std::int64_t count = 0;
+  double milliseconds = 0;
+};
+Waits waits();
 
 /// Copies one element to the host; waits.
 template <class T>

@@ -108,11 +108,13 @@ Var SinkhornTransformer::run_reversible(const Scope& scope, const Var& x, const 
       return s;
     };
     auto f = [&block, branch_scope, mask = around.mask, context_mask = around.context_mask](
-                 const Tape& tape, const Var& from, const Var& context, Choices& choices) {
-      return block.attention(branch_scope(0, tape, choices), from, AttentionContext{mask, context, context_mask});
+                 const Tape& tape, const Var& from, const Var& context, Choices& choices, const Residual& residual) {
+      return block.attention(branch_scope(0, tape, choices), residual, from,
+                             AttentionContext{mask, context, context_mask});
     };
-    auto g = [&block, branch_scope](const Tape& tape, const Var& from, const Var&, Choices& choices) {
-      return block.feed_forward(branch_scope(1, tape, choices), from);
+    auto g = [&block, branch_scope](const Tape& tape, const Var& from, const Var&, Choices& choices,
+                                    const Residual& residual) {
+      return block.feed_forward(branch_scope(1, tape, choices), residual, from);
     };
     chain.push_back({{f, block.attention.reached()}, {g, block.feed_forward.reached()}});
   }
@@ -120,8 +122,8 @@ Var SinkhornTransformer::run_reversible(const Scope& scope, const Var& x, const 
   Var x1 = x, x2 = x;
   for (const ReversibleBlock& block : chain) {
     Choices f, g;
-    x1 = add(x1, block.f.run(scope.tape, x2, around.context, f));
-    x2 = add(x2, block.g.run(scope.tape, x1, {}, g));
+    x1 = block.f.run(scope.tape, x2, around.context, f, {x1});
+    x2 = block.g.run(scope.tape, x1, {}, g, {x2});
   }
   return add(x1, x2);
 }
@@ -154,8 +156,8 @@ Var SinkhornTransformer::operator()(const Scope& scope, const Var& input, const 
   } else {
     for (std::size_t i : active_blocks(scope)) {
       const Scope inner = scope.split(std::uint32_t(i + 1));
-      x = add(x, blocks_[i].attention(inner.split(0), x, around));
-      x = add(x, blocks_[i].feed_forward(inner.split(1), x));
+      x = blocks_[i].attention(inner.split(0), {x}, x, around);
+      x = blocks_[i].feed_forward(inner.split(1), {x}, x);
     }
   }
   return project_out_ ? project(*project_out_, x) : x;
@@ -165,9 +167,9 @@ Var SinkhornTransformer::operator()(const Var& input, const StackCache& cache, c
   const Scope scope;
   Var x1 = project_in_ ? (*project_in_)(scope, input) : input, x2 = x1;
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    x1 = add(x1, blocks_[i].attention(scope, x2, cache[i], tokens));
+    x1 = blocks_[i].attention(scope, {x1}, x2, cache[i], tokens);
     if (!config_.reversible) x2 = x1;
-    x2 = add(x2, blocks_[i].feed_forward(scope, x1));
+    x2 = blocks_[i].feed_forward(scope, {x2}, x1);
     if (!config_.reversible) x1 = x2;
   }
   const Var x = config_.reversible ? add(x1, x2) : x1;

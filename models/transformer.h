@@ -13,8 +13,9 @@ namespace sinkhorn {
 
 /// What follows attention: a feed-forward, or the memory that takes its place. Both work on each token for itself.
 struct FeedForwardOrMemory {
-  Var operator()(const Scope& scope, const Var& x) const {
-    return std::visit([&](const auto& module) { return module(scope, x); }, either);
+  Var operator()(const Scope& scope, const Var& x, const Residual& residual) const {
+    if (const auto* memory = std::get_if<ProductKeyMemory>(&either)) return add_to(residual, (*memory)(scope, x));
+    return std::get<FeedForward>(either)(scope, x, residual);
   }
   template <class See>
   void visit(See&& see) {

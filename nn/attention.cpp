@@ -78,13 +78,15 @@ Var SinkhornAttention::heads(const Scope& scope, const Var& q, const Var& kv, co
 }
 
 // (B, T, H, d) -> (B, T, D)
-Var SinkhornAttention::merge(const Scope& scope, const Var& heads) const {
+Var SinkhornAttention::merge(const Scope& scope, const Var& heads, const Residual& residual) const {
   const Shape s = heads.shape();
-  const Var out = to_out(scope, reshape(heads, {s[0], s[1], s[2] * s[3]}));
-  return scope.split(1).dropout(out, options.output_dropout);
+  const Var merged = reshape(heads, {s[0], s[1], s[2] * s[3]});
+  if (scope.active(options.output_dropout) == 0) return to_out(scope, merged, residual);
+  return add_to(residual, scope.split(1).dropout(to_out(scope, merged), options.output_dropout));
 }
 
-Var SinkhornAttention::operator()(const Scope& scope, const Var& x, const AttentionContext& around) const {
+Var SinkhornAttention::operator()(const Scope& scope, const Var& x, const AttentionContext& around,
+                                  const Residual& residual) const {
   const AttentionOptions& o = options;
   require_whole(x.shape()[1], o.bucket, "length", "bucket_size");
   if (!o.cross) require_whole(x.shape()[1], o.key_bucket, "length", "kv_bucket_size");
@@ -93,24 +95,24 @@ Var SinkhornAttention::operator()(const Scope& scope, const Var& x, const Attent
   const Var q = queries(scope, x), kv = keys_and_values(scope, o.cross ? cast(around.context, x.value.dtype()) : x);
   const Var y = twin ? twin(*this, scope, q, kv, masks) : heads(scope, q, kv, masks);
   scope.observe("heads", y.value);
-  return merge(scope, y);
+  return merge(scope, y, residual);
 }
 
-Var SinkhornAttention::operator()(const Scope& scope, const Var& x, const LayerCache& cache,
-                                  const NewTokens& tokens) const {
+Var SinkhornAttention::operator()(const Scope& scope, const Var& x, const LayerCache& cache, const NewTokens& tokens,
+                                  const Residual& residual) const {
   const Var q = queries(scope, x);
   const Shape s = q.shape();
   const Tensor newest = q.value.reshape({s[0] * s[1], s[2], s[3]});
   if (const auto* past = std::get_if<AttentionCache>(&cache)) {
     const Var kv = keys_and_values(scope, x);
     past->remember(tokens, q.value, kv.value, causal_sort_net.linear.value);
-    if (s[1] > 1) return merge(scope, heads(scope, q, kv, {}));
-    return merge(scope, past->attend(tokens, newest, null_keys.value, null_values.value).reshape(s));
+    if (s[1] > 1) return merge(scope, heads(scope, q, kv, {}), residual);
+    return merge(scope, past->attend(tokens, newest, null_keys.value, null_values.value).reshape(s), residual);
   }
   const auto& context = std::get<CrossAttentionCache>(cache);
   context.remember(tokens, q.value);
-  if (s[1] > 1) return merge(scope, heads(scope, q, context.kv(tokens), {{}, context.mask(tokens)}));
-  return merge(scope, context.attend(tokens, newest).reshape(s));
+  if (s[1] > 1) return merge(scope, heads(scope, q, context.kv(tokens), {{}, context.mask(tokens)}), residual);
+  return merge(scope, context.attend(tokens, newest).reshape(s), residual);
 }
 
 LayerCache SinkhornAttention::cache(std::int64_t rows, std::int64_t capacity, const AttentionContext& around) const {

@@ -43,16 +43,18 @@ using AttentionTwin = std::function<Var(const SinkhornAttention& layer, const Sc
                                         const AttentionMasks& masks)>;
 
 /// Self-attention or cross-attention of one layer (behaviour 1.2, 2.6, 2.9, 2.10; rules 4 to 9): (B, T, D) -> (B, T,
-/// D), T a multiple of the bucket size, S of the key bucket size.
+/// D), T a multiple of the bucket size, S of the key bucket size. Added to the residual, if there is one.
 struct SinkhornAttention {
   SinkhornAttention(const AttentionOptions& options, Initializer& init);
 
-  Var operator()(const Scope& scope, const Var& x, const AttentionContext& around = {}) const;
+  Var operator()(const Scope& scope, const Var& x, const AttentionContext& around = {},
+                 const Residual& residual = {}) const;
 
   /// The same in inference, for new tokens of cached sequences, which it remembers: x (R, T, D) -> (R, T, D). With T =
   /// 1 they continue sequences of any length, and only what they see is read. With more, a multiple of the bucket size,
   /// they must begin at position 0; that is one full attention.
-  Var operator()(const Scope& scope, const Var& x, const LayerCache& cache, const NewTokens& tokens) const;
+  Var operator()(const Scope& scope, const Var& x, const LayerCache& cache, const NewTokens& tokens,
+                 const Residual& residual = {}) const;
   /// For `rows` sequences of up to `capacity` tokens; a cross-attention layer keeps the context (rows, S, D) and its
   /// mask.
   LayerCache cache(std::int64_t rows, std::int64_t capacity, const AttentionContext& around) const;
@@ -86,7 +88,7 @@ struct SinkhornAttention {
   Var queries(const Scope& scope, const Var& x) const;
   Var keys_and_values(const Scope& scope, const Var& source) const;
   Var heads(const Scope& scope, const Var& q, const Var& kv, const AttentionMasks& masks) const;
-  Var merge(const Scope& scope, const Var& heads) const;
+  Var merge(const Scope& scope, const Var& heads, const Residual& residual) const;
   void check(const AttentionContext& around, std::int64_t batch) const;
 };
 

@@ -28,20 +28,26 @@ Var AxialPositions::operator()(const Scope& scope, std::int64_t length) const {
   return slice(reshape(all, {needed * bucket, all.shape()[2]}), 0, 0, length);
 }
 
-Var FeedForward::piece(const Scope& scope, const Var& x) const {
+Var FeedForward::piece(const Scope& scope, const Var& x, const Residual& residual) const {
   const Var hidden = w1(scope, x);
-  return w2(scope, scope.dropout(gated ? gated_gelu(hidden) : gelu(hidden), dropout));
+  return w2(scope, scope.dropout(gated ? gated_gelu(hidden) : gelu(hidden), dropout), residual);
 }
 
-Var FeedForward::operator()(const Scope& scope, const Var& x) const {
-  const std::int64_t length = x.shape()[1], pieces_wanted = std::max<std::int64_t>(chunks, 1);
-  const std::int64_t step = (length + pieces_wanted - 1) / pieces_wanted;
-  if (step >= length) return piece(scope, x);
+// A tape keeps the inside of all pieces, so there pieces save nothing; but each draws its own dropout.
+Var FeedForward::operator()(const Scope& scope, const Var& x, const Residual& residual) const {
+  const Shape shape = x.shape();
+  const std::int64_t tokens = shape.product(0, shape.rank() - 1), wanted = std::max<std::int64_t>(chunks, 1);
+  const std::int64_t step = (tokens + wanted - 1) / wanted;
+  if (step >= tokens || (scope.tape && scope.active(dropout) == 0)) return piece(scope, x, residual);
+  const Var rows = reshape(x, {tokens, shape[-1]}), onto = residual ? reshape(residual.onto, rows.shape()) : Var();
+  const bool in_place = residual.in_place && !scope.tape;
   std::vector<Var> pieces;
-  for (std::int64_t begin = 0; begin < length; begin += step)
-    pieces.push_back(
-        piece(scope.split(std::uint32_t(pieces.size())), slice(x, 1, begin, std::min(length, begin + step))));
-  return concat(pieces, 1);
+  for (std::int64_t begin = 0; begin < tokens; begin += step) {
+    const std::int64_t end = std::min(tokens, begin + step);
+    pieces.push_back(piece(scope.split(std::uint32_t(pieces.size())), slice(rows, 0, begin, end),
+                           {onto.value ? slice(onto, 0, begin, end) : Var(), residual.undo, in_place}));
+  }
+  return in_place ? residual.onto : reshape(concat(pieces, 0), shape);
 }
 
 }  // namespace sinkhorn

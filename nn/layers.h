@@ -6,13 +6,14 @@
 
 namespace sinkhorn {
 
-/// y = x W' + b, W (out, in), in x's type (mixed precision: autograd/ops/matmul.h).
+/// y = x W' + b, W (out, in), in x's type, or added to a residual in its type (mixed precision: autograd/ops/matmul.h).
 struct Linear {
   Linear(std::int64_t in, std::int64_t out, bool has_bias, Initializer& init)
       : weight(init.linear({out, in}, in)), bias(has_bias ? init.linear({out}, in, false) : Parameter()) {}
 
-  Var operator()(const Scope& scope, const Var& x) const {
-    return linear(x, scope.leaf(weight), bias.value ? scope.leaf(bias) : Var(), weight.rounded);
+  Var operator()(const Scope& scope, const Var& x, const Residual& residual = {}) const {
+    return linear(x, scope.leaf(weight), bias.value ? scope.leaf(bias) : Var(), {weight.rounded, bias.rounded},
+                  residual);
   }
   template <class See>
   void visit(See&& see) {
@@ -75,9 +76,9 @@ struct AxialPositions {
   bool concatenated = false;
 };
 
-/// W2 drop(GELU(W1 x + b1)) + b2 with four times the width inside, or the gated GELU(a) * g; computed in `chunks`
-/// pieces of the time axis (behaviour 2.11); 0 chunks is one piece, too, but not the published package's chunk wrapper,
-/// which its parameters' names tell of.
+/// W2 drop(GELU(W1 x + b1)) + b2 with four times the width inside, or the gated GELU(a) * g. Where a piece's inside is
+/// not kept for backward it is computed in `chunks` pieces of the tokens (behaviour 2.11); 0 chunks is one piece, too,
+/// but not the published package's chunk wrapper, which its parameters' names tell of.
 struct FeedForward {
   FeedForward(std::int64_t dim, bool gated, double dropout, std::int64_t chunks, Initializer& init)
       : w1(dim, 4 * dim * (gated ? 2 : 1), true, init),
@@ -86,7 +87,7 @@ struct FeedForward {
         dropout(dropout),
         chunks(chunks) {}
 
-  Var operator()(const Scope& scope, const Var& x) const;
+  Var operator()(const Scope& scope, const Var& x, const Residual& residual = {}) const;
   template <class See>
   void visit(See&& see) {
     see(chunks > 0 ? "fn.w1" : "w1", w1);
@@ -99,7 +100,7 @@ struct FeedForward {
   std::int64_t chunks;
 
  private:
-  Var piece(const Scope& scope, const Var& x) const;
+  Var piece(const Scope& scope, const Var& x, const Residual& residual) const;
 };
 
 }  // namespace sinkhorn

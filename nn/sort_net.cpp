@@ -60,13 +60,22 @@ Var CausalSortNet::scores(const Scope& scope, const Var& q, const Var& kv, std::
   return leaky_relu(matmul(seen, broadcast_to(columns, {s[0], s[1], s[3], n_top + s[2]})));
 }
 
+// Without a mask they follow from the length alone, so they are moved to the device once.
+Tensor CausalSortNet::choices(const Shape& scores, Device device, std::int64_t bucket, std::int64_t n_top,
+                              const Tensor& mask) const {
+  if (mask) return causal_choices(scores[0], scores[1], scores[2], bucket, n_top, mask).to(device);
+  const Shape needed{1, 1, scores[2], scores[3]};
+  if (!open_to_all || open_to_all.shape() != needed || open_to_all.device() != device)
+    open_to_all = causal_choices(1, 1, scores[2], bucket, n_top, {}).to(device);
+  return open_to_all;
+}
+
 Routing CausalSortNet::operator()(const Scope& scope, const Var& q, const Var& kv, std::int64_t bucket,
                                   std::int64_t local, std::int64_t n_top, double temperature,
                                   const Tensor& mask) const {
-  const Shape s = q.shape();  // (B, T, H, d)
-  const Tensor allowed = causal_choices(s[0], s[2] - local, s[1] / bucket, bucket, n_top, mask).to(q.value.device());
-  const Var open =
-      mask_fill(scores(scope, q, kv, bucket, local, n_top, mask), allowed, -std::numeric_limits<double>::infinity());
+  const Var scored = scores(scope, q, kv, bucket, local, n_top, mask);
+  const Var open = mask_fill(scored, choices(scored.shape(), q.value.device(), bucket, n_top, mask),
+                             -std::numeric_limits<double>::infinity());
   TopK chosen = top_k(open, n_top, temperature, scope.choices ? scope.choices->replayed() : Tensor());
   if (scope.choices) scope.choices->record(chosen.picks);
   observe(scope, open, chosen);

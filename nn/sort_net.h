@@ -25,10 +25,12 @@ struct CausalSortNet {
   }
 
   Parameter linear = {};
+  mutable Tensor open_to_all = {};  // the choices of all sequences and heads, where nothing is padded
 
  private:
   Var scores(const Scope& scope, const Var& q, const Var& kv, std::int64_t bucket, std::int64_t local,
              std::int64_t n_top, const Tensor& mask) const;
+  Tensor choices(const Shape& scores, Device device, std::int64_t bucket, std::int64_t n_top, const Tensor& mask) const;
 };
 
 /// How a sort net that looks in both directions chooses.

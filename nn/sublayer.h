@@ -1,5 +1,5 @@
 // What stands around every attention and feed-forward: a norm before it (PreNorm), or a learned scalar behind it
-// (ReZero). What is added to the residual stream has the stream's type, whatever the sublayer computes in.
+// (ReZero), and the sum with the residual stream, which has the stream's type, whatever the sublayer computes in.
 #pragma once
 #include <memory>
 #include <optional>
@@ -20,12 +20,17 @@ struct Sublayer {
       norm.emplace(dim, init);
   }
 
+  /// Added to the residual, if there is one: by the sublayer's last product, unless a scalar stands between or somebody
+  /// looks at what comes out.
   template <class... More>
-  Var operator()(const Scope& scope, const Var& x, const More&... more) const {
-    Var y = cast((*fn)(scope, norm ? (*norm)(scope, x) : scope.rounded(x), more...), x.value.dtype());
+  Var operator()(const Scope& scope, const Residual& residual, const Var& x, const More&... more) const {
+    const bool apart = !residual || !norm || scope.observer;
+    const Var in = norm ? (*norm)(scope, x) : scope.rounded(x);
+    if (!apart) return (*fn)(scope, in, more..., residual);
+    Var y = cast((*fn)(scope, in, more..., Residual{}), x.value.dtype());
     if (!norm) y = mul(y, scope.leaf(g));
     scope.observe("sublayer", y.value);
-    return y;
+    return add_to(residual, y);
   }
   template <class See>
   void visit(See&& see) {

@@ -176,6 +176,7 @@ std::string bench_json(const BenchReport& report) {
                         {"hfu_of_matmul", r.hfu_of_ceiling()},
                         {"waited_for_processor", r.waited},
                         {"doubts", r.doubts()},
+                        {"host_ms", r.host_ms},
                         {"pool_peak_bytes", r.pool_bytes},
                         {"gpu_bytes_in_use", nullptr},
                         {"first_loss", nullptr},

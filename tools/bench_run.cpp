@@ -13,6 +13,7 @@
 #include "cuda/blas.h"
 #include "cuda/device.h"
 #include "cuda/host_clock.h"
+#include "cuda/runtime.h"
 #include "cuda/timer.h"
 #include "models/generate.h"
 
@@ -73,10 +74,14 @@ void time_training(BenchResult& result, Device device, const BenchSettings& sett
   say(settings, at, fmt::format("timing {} steps", steps));
   Pool::of(device).reset_peak();
   const WaitShare wait;
+  const double waited_before = cuda::waits().milliseconds;
+  cuda::HostClock clock;
+  clock.start();
   for (std::int64_t i = 0; i < steps; ++i) {
     step();
     result.milliseconds.push_back(milliseconds);
   }
+  result.host_ms = (clock.stop() - (cuda::waits().milliseconds - waited_before)) / double(steps);
   result.waited = wait.share();
 }
 

@@ -55,6 +55,7 @@ struct BenchResult {
   StepFlops flops;                   // of a sample
   double peak = 0, ceiling = 0;      // FLOP/s: of the device, and of its matrix products in this precision
   double first_loss = 0, last_loss = 0;
+  double host_ms = 0;          // of a sample, on average, in which this program did not wait for the device
   std::size_t pool_bytes = 0;  // most that tensors held in timed steps
   std::optional<std::size_t> driver_bytes =
       {};  // in use on the GPU afterwards, by anybody; the pool gives nothing back

@@ -80,10 +80,10 @@ void Trainer::set_precision() {
   if (train_.precision == "bf16") parameters_.round();
 }
 
-double Trainer::add_gradients(const Batch& batch, const Scope& scope) {
+Tensor Trainer::add_gradients(const Batch& batch, const Scope& scope) {
   const Var loss = forward(scope, batch);
   scope.tape.backward(loss, Tensor::full(loss.shape(), 1 / double(train_.accumulate), DType::f32, device_));
-  return loss.value.item();
+  return loss.value;
 }
 
 StepResult Trainer::step(const std::function<Batch(std::int64_t)>& batch) {
@@ -91,10 +91,19 @@ StepResult Trainer::step(const std::function<Batch(std::int64_t)>& batch) {
   *noise_step_.data<std::int32_t>() = std::int32_t(step);
   parameters_.zero_gradients();
   set_precision();
+  // All that the host must know of the step, so that it waits once: the losses, and the square of the gradient norm.
+  const Tensor numbers({train_.accumulate + 1}, DType::f64, device_);
+  const auto keep = [&](std::int64_t at, const Tensor& number) {
+    numbers.slice(at, at + 1).assign(number.to(DType::f64).reshape({1}));
+  };
+  for (std::int64_t micro = 0; micro < train_.accumulate; ++micro)
+    keep(micro, add_gradients(batch(micro), scope_of(micro, Tape::record(true))));
+  keep(train_.accumulate, square_sum({parameters_.gradients}));
+  const std::vector<double> known = numbers.to_vector();
   StepResult result;
   for (std::int64_t micro = 0; micro < train_.accumulate; ++micro)
-    result.loss += add_gradients(batch(micro), scope_of(micro, Tape::record(true))) / double(train_.accumulate);
-  result.gradient_norm = global_norm({parameters_.gradients});
+    result.loss += known[std::size_t(micro)] / double(train_.accumulate);
+  result.gradient_norm = std::sqrt(known.back());
   if (!std::isfinite(result.loss) || !std::isfinite(result.gradient_norm)) explain_non_finite(batch, result.loss);
 
   result.learning_rate = learning_rate_at(train_, step);
@@ -126,7 +135,7 @@ Trainer::Cost Trainer::measure(const Batch& batch) {
   // The first pass fills the pool, and is the slower one; a slow step is not worth a second.
   for (int pass = 0; pass < 2 && cost.milliseconds < 2000; ++pass) {
     const auto start = Clock::now();
-    add_gradients(batch, scope_of(0, Tape::record(true)));
+    add_gradients(batch, scope_of(0, Tape::record(true))).item();  // waits
     cost.milliseconds = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
   }
   cost.peak_bytes = pool.stats().peak;

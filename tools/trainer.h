@@ -57,8 +57,9 @@ class Trainer {
   Scope quiet_scope() const;
   /// Makes ready to compute in the precision that was asked for: parameters may have changed since.
   void set_precision();
-  /// Forward and backward, gradients added to the flat buffer. Returns the loss.
-  double add_gradients(const Batch& batch, const Scope& scope);
+  /// Forward and backward, gradients added to the flat buffer. Returns the loss (), where it was computed: to read it
+  /// is to wait.
+  Tensor add_gradients(const Batch& batch, const Scope& scope);
   [[noreturn]] void explain_non_finite(const std::function<Batch(std::int64_t)>& batch, double loss);
 
   TrainConfig train_;

@@ -75,7 +75,7 @@ void spread(Summary kind, const SummaryShape& s, const Real<T>* dy, const bool* 
       const double share = kind == Summary::sum ? 1 : 1.0 / double(std::max<std::int64_t>(count, 1));
       for (std::int64_t slot = begin; slot < begin + s.bucket; ++slot)
         for (std::int64_t e = 0; is_real(slot) && e < s.width; ++e)
-          dx[row(slot) + e] = T(Real<T>(d_summary[e] * share));
+          dx[row(slot) + e] = T(Real<T>(dx[row(slot) + e]) + Real<T>(d_summary[e] * share));
     }
   });
 }
@@ -99,9 +99,9 @@ void BucketSummary<T>::backward(Cpu, Summary kind, const SummaryShape& s, const 
       if (real) {
         --count;
         if (kind != Summary::value_at_first)
-          for (std::int64_t e = 0; e < s.width; ++e) out[e] = T(Real<T>(flow[e]));
+          for (std::int64_t e = 0; e < s.width; ++e) out[e] = T(Real<T>(out[e]) + Real<T>(flow[e]));
         else if (first)
-          std::copy(d_summary, d_summary + s.width, out);
+          for (std::int64_t e = 0; e < s.width; ++e) out[e] = T(Real<T>(out[e]) + d_summary[e]);
       }
     }
   });

@@ -24,11 +24,11 @@ void Matmul<T>::forward(Cpu, const Products& p, const T* a, const T* b, T* c) {
   });
 }
 
-// The bias is laid out first, so that the product adds to it while the block is in the cache.
+// What the product is added to is laid out first, while the block is in the cache.
 template <class T, class P>
-void Linear<T, P>::forward(Cpu, std::int64_t rows, std::int64_t in, std::int64_t out, const T* x, const T* weight,
-                           const P* bias, T* y) {
-  cpu::for_each_block(rows, out, in,
+void Linear<T, P>::forward(Cpu, const LinearShape& s, const T* x, const T* weight, const T* bias, T* y) {
+  const std::int64_t in = s.in, out = s.out;
+  cpu::for_each_block(s.rows, out, in,
                       [=](std::int64_t row, std::int64_t height, std::int64_t column, std::int64_t width) {
                         T* block = y + row * out + column;
                         if (bias)
@@ -39,18 +39,35 @@ void Linear<T, P>::forward(Cpu, std::int64_t rows, std::int64_t in, std::int64_t
 }
 
 template <class T, class P>
-void Linear<T, P>::backward(Cpu, std::int64_t rows, std::int64_t in, std::int64_t out, const T* x, const T* weight,
-                            const T* dy, T* dx, P* dweight, P* dbias) {
+void Linear<T, P>::add(Cpu, const LinearShape& s, double sign, const T* x, const T* weight, const P* bias,
+                       const P* onto, P* y) {
+  using R = Real<P>;
+  const std::int64_t in = s.in, out = s.out;
+  cpu::for_each_block(s.rows, out, in,
+                      [=](std::int64_t row, std::int64_t height, std::int64_t column, std::int64_t width) {
+                        for (std::int64_t r = row; r < row + height; ++r)
+                          for (std::int64_t j = column; j < column + width; ++j)
+                            y[r * out + j] = R(onto[r * out + j]) + (bias ? R(sign) * R(bias[j]) : R(0));
+                        cpu::gemm_serial(false, true, height, width, in, Real<T>(sign), x + row * in, in,
+                                         weight + column * in, in, 1, y + row * out + column, out);
+                      });
+}
+
+template <class T, class P>
+void Linear<T, P>::backward(Cpu, const LinearShape& s, const T* x, const T* weight, const T* dy, Flow<T> dx,
+                            Flow<P> dweight, Flow<P> dbias) {
   using R = Real<T>;
-  if (dx) cpu::gemm(false, false, rows, in, out, 1, dy, out, weight, in, 0, dx, in);
-  if (dweight) cpu::gemm(true, false, out, in, rows, 1, dy, out, x, in, 0, dweight, in);
-  if (dbias) {
+  const auto [rows, in, out] = s;
+  if (dx.to) cpu::gemm(false, false, rows, in, out, 1, dy, out, weight, in, dx.beta(), dx.to, in);
+  if (dweight.to) cpu::gemm(true, false, out, in, rows, 1, dy, out, x, in, dweight.beta(), dweight.to, in);
+  if (dbias.to) {
     const Tensor sums({out}, dtype_of<R>);
-    cpu::sum_over_rows(rows, out, out, sums.data<R>(), [=](std::int64_t begin, std::int64_t end, R* partial) {
-      for (std::int64_t r = begin; r < end; ++r)
-        for (std::int64_t j = 0; j < out; ++j) partial[j] += R(dy[r * out + j]);
-    });
-    std::copy_n(sums.data<R>(), out, dbias);
+    cpu::sum_over_rows(rows, out, out, sums.data<R>(),
+                       [=, out = out](std::int64_t begin, std::int64_t end, R* partial) {
+                         for (std::int64_t r = begin; r < end; ++r)
+                           for (std::int64_t j = 0; j < out; ++j) partial[j] += R(dy[r * out + j]);
+                       });
+    for (std::int64_t j = 0; j < out; ++j) dbias.to[j] = (dbias.adds ? R(dbias.to[j]) : R(0)) + sums.data<R>()[j];
   }
 }
 

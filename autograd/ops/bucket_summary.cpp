@@ -29,7 +29,8 @@ Output BucketSummary::forward(Saved& save, Inputs in) const {
 
 Tensors BucketSummary::backward(const Saved& saved, const Tensor& dy) const {
   const Tensor &x = saved.tensors[0], &mask = saved.tensors[1];
-  Tensor dx = Tensor::zeros(x.shape(), x.dtype(), x.device());
+  // Only the summarised part of x is touched, mostly behind attention, whose flow is there already.
+  const Tensor dx = saved.adds(0) ? saved.into[0] : Tensor::zeros(x.shape(), x.dtype(), x.device());
   dispatch(x, [&]<class T>(auto space) {
     kernels::BucketSummary<T>::backward(space, kind, summary_shape(x.shape()), dy.data<Real<T>>(),
                                         mask ? mask.data<bool>() : nullptr, dx.data<T>());

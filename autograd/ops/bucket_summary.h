@@ -28,6 +28,7 @@ template <class T>
 struct BucketSummary {
   static void forward(Cpu, Summary kind, const SummaryShape& shape, const T* x, const bool* mask, Real<T>* y);
   static void forward(Cuda, Summary kind, const SummaryShape& shape, const T* x, const bool* mask, Real<T>* y);
+  /// Adds to what dx has.
   static void backward(Cpu, Summary kind, const SummaryShape& shape, const Real<T>* dy, const bool* mask, T* dx);
   static void backward(Cuda, Summary kind, const SummaryShape& shape, const Real<T>* dy, const bool* mask, T* dx);
 };

@@ -29,11 +29,14 @@ Output LayerNorm::forward(Saved& save, Inputs in) const {
 
 Tensors LayerNorm::backward(const Saved& saved, const Tensor& dy) const {
   const Tensor &x = saved.tensors[0], &gamma = saved.tensors[1], &mean = saved.tensors[2], &rstd = saved.tensors[3];
-  const Tensor dx = x.like(), dgamma = gamma.like(), dbeta = gamma.like();
+  // The kernels write all three, whoever wants them.
+  const auto place = [&](std::size_t k, const Tensor& like) { return saved.adds(k) ? saved.into[k] : like.like(); };
+  const Tensor dx = place(0, x), dgamma = place(1, gamma), dbeta = place(2, gamma);
   dispatch_mixed(dy, x.dtype(), [&]<class Y, class T>(auto space) {
     using R = Real<T>;
     kernels::LayerNorm<T, Y>::backward(space, mean.count(), gamma.count(), x.data<T>(), gamma.data<T>(), mean.data<R>(),
-                                       rstd.data<R>(), dy.data<Y>(), dx.data<T>(), dgamma.data<T>(), dbeta.data<T>());
+                                       rstd.data<R>(), dy.data<Y>(), kernels::flow_to<T>(saved, 0, dx),
+                                       kernels::flow_to<T>(saved, 1, dgamma), kernels::flow_to<T>(saved, 2, dbeta));
   });
   return {dx, dgamma, dbeta};
 }

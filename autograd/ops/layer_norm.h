@@ -15,10 +15,11 @@ struct LayerNorm {
                       const T* beta, Y* y, Real<T>* mean, Real<T>* rstd);
   static void forward(Cuda, std::int64_t rows, std::int64_t width, Real<T> eps, const T* x, const T* gamma,
                       const T* beta, Y* y, Real<T>* mean, Real<T>* rstd);
+  /// All three flows are wanted.
   static void backward(Cpu, std::int64_t rows, std::int64_t width, const T* x, const T* gamma, const Real<T>* mean,
-                       const Real<T>* rstd, const Y* dy, T* dx, T* dgamma, T* dbeta);
+                       const Real<T>* rstd, const Y* dy, Flow<T> dx, Flow<T> dgamma, Flow<T> dbeta);
   static void backward(Cuda, std::int64_t rows, std::int64_t width, const T* x, const T* gamma, const Real<T>* mean,
-                       const Real<T>* rstd, const Y* dy, T* dx, T* dgamma, T* dbeta);
+                       const Real<T>* rstd, const Y* dy, Flow<T> dx, Flow<T> dgamma, Flow<T> dbeta);
 };
 
 }  // namespace kernels

@@ -106,7 +106,7 @@ T* data_or_null(const Tensor& t) {
 }  // namespace
 
 Output Linear::forward(Saved& save, Inputs in) const {
-  const Tensor &x = in[0], &weight = in[1], &bias = in[2];
+  const Tensor &x = in[0], &weight = in[1], &bias = in[2], &onto = in[3];
   if (x.shape().rank() < 1 || weight.shape().rank() != 2)
     fail("linear: needs x (..., in) and weight (out, in), got ", x.shape(), " and ", weight.shape());
   const std::int64_t out = weight.shape()[0], width = weight.shape()[1];
@@ -118,14 +118,28 @@ Output Linear::forward(Saved& save, Inputs in) const {
   if ((x.dtype() != weight.dtype() && !mixed) || (bias && bias.dtype() != weight.dtype()))
     fail("linear: dtypes differ: x ", x.dtype(), ", weight ", weight.dtype(), ", bias ",
          bias ? bias.dtype() : x.dtype());
-  if (mixed && rounded && (rounded.shape() != weight.shape() || rounded.dtype() != x.dtype()))
-    fail("linear: the rounded weight is ", rounded.dtype(), " ", rounded.shape(), ", expected ", x.dtype(), " ",
-         weight.shape());
-  const Tensor used = !mixed ? weight : rounded ? rounded : weight.to(x.dtype());
-  const Tensor y = x.like(x.shape().with(-1, out));
+  const Shape shape = x.shape().with(-1, out);
+  if (onto && (onto.shape() != shape || onto.dtype() != weight.dtype()))
+    fail("linear: the residual is ", onto.dtype(), " ", onto.shape(), ", expected ", weight.dtype(), " ", shape);
+  // A parameter as the product takes it.
+  const auto operand = [&](const Tensor& parameter, const Tensor& copy, const char* what) {
+    if (!mixed || !parameter) return parameter;
+    if (!copy) return parameter.to(x.dtype());
+    if (copy.shape() != parameter.shape() || copy.dtype() != x.dtype())
+      fail("linear: the rounded ", what, " is ", copy.dtype(), " ", copy.shape(), ", expected ", x.dtype(), " ",
+           parameter.shape());
+    return copy;
+  };
+  const Tensor used = operand(weight, rounded.weight, "weight");
+  const kernels::LinearShape sizes{x.shape().product(0, x.shape().rank() - 1), width, out};
+  const Tensor y = !onto ? x.like(shape) : in_place ? onto : onto.like();
   dispatch_mixed(x, weight.dtype(), [&]<class T, class P>(auto space) {
-    kernels::Linear<T, P>::forward(space, x.shape().product(0, x.shape().rank() - 1), width, out, x.data<T>(),
-                                   used.data<T>(), data_or_null<P>(bias), y.data<T>());
+    if (onto)
+      kernels::Linear<T, P>::add(space, sizes, undo ? -1 : 1, x.data<T>(), used.data<T>(), data_or_null<P>(bias),
+                                 onto.data<P>(), y.data<P>());
+    else
+      kernels::Linear<T, P>::forward(space, sizes, x.data<T>(), used.data<T>(),
+                                     data_or_null<T>(operand(bias, rounded.bias, "bias")), y.data<T>());
   });
   save.tensors = {save.wants[1] ? x : Tensor(), used, mixed ? weight : Tensor()};
   return y;
@@ -135,27 +149,35 @@ Tensors Linear::backward(const Saved& saved, const Tensor& dy) const {
   const Tensor &x = saved.tensors[0], &used = saved.tensors[1];
   const Tensor& weight = saved.tensors[2] ? saved.tensors[2] : used;
   const std::int64_t out = weight.shape()[0], width = weight.shape()[1];
-  Tensor dx, dweight, dbias;
-  if (saved.wants[0]) dx = dy.like(dy.shape().with(-1, width));
-  if (saved.wants[1]) dweight = weight.like();
-  if (saved.wants[2]) dbias = weight.like({out});
-  dispatch_mixed(dy, weight.dtype(), [&]<class T, class P>(auto space) {
-    kernels::Linear<T, P>::backward(space, dy.shape().product(0, dy.shape().rank() - 1), width, out, data_or_null<T>(x),
-                                    used.data<T>(), dy.data<T>(), data_or_null<T>(dx), data_or_null<P>(dweight),
-                                    data_or_null<P>(dbias));
+  const Tensor flow = dy.dtype() == used.dtype() ? dy : dy.to(used.dtype());
+  const Tensor dx = saved.place_of(0, used, dy.shape().with(-1, width)),
+               dweight = saved.place_of(1, weight, weight.shape()), dbias = saved.place_of(2, weight, {out});
+  const kernels::LinearShape sizes{dy.shape().product(0, dy.shape().rank() - 1), width, out};
+  dispatch_mixed(flow, weight.dtype(), [&]<class T, class P>(auto space) {
+    using kernels::flow_to;
+    kernels::Linear<T, P>::backward(space, sizes, data_or_null<T>(x), used.data<T>(), flow.data<T>(),
+                                    flow_to<T>(saved, 0, dx), flow_to<P>(saved, 1, dweight),
+                                    flow_to<P>(saved, 2, dbias));
   });
-  return {dx, dweight, dbias};
+  return {dx, dweight, dbias, saved.wants[3] ? dy : Tensor()};
 }
 
 std::vector<Case<Linear>> Linear::cases() {
-  auto inputs = [](Shape x, std::int64_t out, bool bias) {
+  auto inputs = [](Shape x, std::int64_t out, bool bias, bool residual = false) {
     return [=](Draw& draw) {
-      return Tensors{draw.uniform(x), draw.uniform({out, x[-1]}), bias ? draw.uniform({out}) : Tensor()};
+      return Tensors{draw.uniform(x), draw.uniform({out, x[-1]}), bias ? draw.uniform({out}) : Tensor(),
+                     residual ? draw.uniform(x.with(-1, out)) : Tensor()};
     };
   };
-  return {{"matrix", {}, inputs({5, 3}, 4, true)},  {"no bias", {}, inputs({2, 3, 4}, 2, false)},
-          {"one row", {}, inputs({1, 3}, 2, true)}, {"no rows", {}, inputs({0, 3}, 2, true)},
-          {"a vector", {}, inputs({3}, 2, true)},   {"x constant", {}, inputs({5, 3}, 4, true), {0}}};
+  return {{"matrix", {}, inputs({5, 3}, 4, true)},
+          {"no bias", {}, inputs({2, 3, 4}, 2, false)},
+          {"one row", {}, inputs({1, 3}, 2, true)},
+          {"no rows", {}, inputs({0, 3}, 2, true)},
+          {"a vector", {}, inputs({3}, 2, true)},
+          {"x constant", {}, inputs({5, 3}, 4, true), {0}},
+          {"residual", {}, inputs({2, 3, 4}, 3, true, true)},
+          {"residual, no bias", {}, inputs({5, 3}, 4, false, true)},
+          {"residual constant", {}, inputs({5, 3}, 4, true, true), {3}}};
 }
 
 }  // namespace ops
@@ -164,8 +186,9 @@ Var matmul(const Var& a, const Var& b, bool transpose_a, bool transpose_b) {
   return apply(ops::Matmul{transpose_a, transpose_b}, {a, b});
 }
 
-Var linear(const Var& x, const Var& weight, const Var& bias, const Tensor& rounded) {
-  return apply(ops::Linear{rounded}, {x, weight, bias});
+Var linear(const Var& x, const Var& weight, const Var& bias, const RoundedLinear& rounded, const Residual& residual) {
+  check("linear", residual);
+  return apply(ops::Linear{rounded, residual.undo, residual.in_place}, {x, weight, bias, residual.onto});
 }
 
 }  // namespace sinkhorn

@@ -1,5 +1,6 @@
 // Matrix products and the linear map.
 #pragma once
+#include "autograd/residual.h"
 #include "autograd/tape.h"
 
 namespace sinkhorn {
@@ -19,22 +20,35 @@ struct Matmul {
   static void forward(Cuda, const Products& products, const T* a, const T* b, T* c);
 };
 
-/// Activations in T; parameters and their gradients in P, which is T, or f32 where T is bf16.
+/// x (rows, in), weight (out, in), bias (out), y (rows, out)
+struct LinearShape {
+  std::int64_t rows, in, out;
+};
+
+/// Activations in T; parameters, their gradients and the residual stream in P, which is T, or f32 where T is bf16. The
+/// weight is rounded to T already.
 template <class T, class P>
 struct Linear {
-  /// y (rows, out) = x (rows, in) weight^T + bias; no bias if null. The weight is rounded to T already.
-  static void forward(Cpu, std::int64_t rows, std::int64_t in, std::int64_t out, const T* x, const T* weight,
-                      const P* bias, T* y);
-  static void forward(Cuda, std::int64_t rows, std::int64_t in, std::int64_t out, const T* x, const T* weight,
-                      const P* bias, T* y);
-  /// Each of dx, dweight, dbias only if not null.
-  static void backward(Cpu, std::int64_t rows, std::int64_t in, std::int64_t out, const T* x, const T* weight,
-                       const T* dy, T* dx, P* dweight, P* dbias);
-  static void backward(Cuda, std::int64_t rows, std::int64_t in, std::int64_t out, const T* x, const T* weight,
-                       const T* dy, T* dx, P* dweight, P* dbias);
+  /// y = x weight^T + bias; no bias if null.
+  static void forward(Cpu, const LinearShape& s, const T* x, const T* weight, const T* bias, T* y);
+  static void forward(Cuda, const LinearShape& s, const T* x, const T* weight, const T* bias, T* y);
+  /// y = onto + sign (x weight^T + bias) for a sign of 1 or -1; y may be `onto`.
+  static void add(Cpu, const LinearShape& s, double sign, const T* x, const T* weight, const P* bias, const P* onto,
+                  P* y);
+  static void add(Cuda, const LinearShape& s, double sign, const T* x, const T* weight, const P* bias, const P* onto,
+                  P* y);
+  static void backward(Cpu, const LinearShape& s, const T* x, const T* weight, const T* dy, Flow<T> dx, Flow<P> dweight,
+                       Flow<P> dbias);
+  static void backward(Cuda, const LinearShape& s, const T* x, const T* weight, const T* dy, Flow<T> dx,
+                       Flow<P> dweight, Flow<P> dbias);
 };
 
 }  // namespace kernels
+
+/// The parameters of a linear map in bf16, if there are such copies.
+struct RoundedLinear {
+  Tensor weight = {}, bias = {};
+};
 
 namespace ops {
 
@@ -48,12 +62,14 @@ struct Matmul {
   bool transpose_a = false, transpose_b = false;
 };
 
-/// y = x W^T + b; the third input may be empty.      dx = dy W,  dW = dy^T x,  db = sum of dy over rows
-/// Mixed precision: with x in bf16, W and b may be f32 master parameters. The product takes W in bf16, from `rounded`
-/// or rounded here; dW and db stay f32.
+/// y = r + x W^T + b, inputs x, W, b, r; b and r may be empty.
+///     dx = dy W,  dW = dy^T x,  db = sum of dy over rows,  dr = dy
+/// Mixed precision: with x in bf16, W and b may be f32 master parameters. The product takes both in bf16, from
+/// `rounded` or rounded here; dW and db stay f32. A residual r has the parameters' type, and y has it then, too.
 struct Linear {
   static constexpr std::string_view name = "linear";
-  Tensor rounded = {};  // W in bf16, if there is a copy already
+  RoundedLinear rounded = {};
+  bool undo = false, in_place = false;  // autograd/residual.h
   Output forward(Saved& save, Inputs in) const;
   Tensors backward(const Saved& saved, const Tensor& dy) const;
   static std::vector<Case<Linear>> cases();
@@ -66,7 +82,10 @@ struct Linear {
 Var matmul(const Var& a, const Var& b, bool transpose_a = false, bool transpose_b = false);
 
 /// x (..., in), weight (out, in), bias (out) or nothing -> (..., out) in x's dtype. The parameters have that dtype, or
-/// f32 where x is bf16; `rounded` is then the weight in bf16, if there is a copy. An Error if extents or dtypes differ.
-Var linear(const Var& x, const Var& weight, const Var& bias = {}, const Tensor& rounded = {});
+/// f32 where x is bf16; `rounded` are then the parameters in bf16, if there are copies. With a residual, which has the
+/// result's shape and the parameters' dtype, the result is added to it and has its dtype. An Error if extents or dtypes
+/// differ.
+Var linear(const Var& x, const Var& weight, const Var& bias = {}, const RoundedLinear& rounded = {},
+           const Residual& residual = {});
 
 }  // namespace sinkhorn

@@ -1,5 +1,6 @@
 #include "autograd/ops/movement.h"
 
+#include "autograd/memory.h"
 #include "autograd/ops/reduce.h"
 
 namespace sinkhorn {
@@ -21,7 +22,9 @@ void copy_part(const Tensor& x, std::int64_t from, const Tensor& y, std::int64_t
   });
 }
 
+// Along axis 0 a slice shares its rows.
 Tensor slice_of(const Tensor& x, int axis, std::int64_t begin, std::int64_t count) {
+  if (x.shape().normal(axis) == 0) return x.slice(begin, begin + count);
   Tensor y = x.like(x.shape().with(axis, count));
   copy_part(x, begin, y, 0, count, axis);
   return y;
@@ -124,6 +127,13 @@ Output Slice::forward(Saved& save, Inputs in) const {
 }
 
 Tensors Slice::backward(const Saved& saved, const Tensor& dy) const {
+  if (saved.adds(0) && dy.shape().normal(axis) == 0) {
+    const Tensor part = saved.into[0].slice(begin, end);
+    dispatch(part, [&]<class T>(auto space) {
+      kernels::Accumulate<T>::forward(space, part.count(), dy.data<T>(), part.data<T>());
+    });
+    return {saved.into[0]};
+  }
   return {padded(dy, axis, begin, saved.shapes[0][axis] - end)};
 }
 

@@ -10,7 +10,6 @@ namespace sinkhorn {
 namespace {
 
 Tensor sum(const Tensor& a, const Tensor& b) { return add(a, b).value; }
-Tensor difference(const Tensor& a, const Tensor& b) { return sub(a, b).value; }
 void add_flow(Tensor& total, const Tensor& flow) {
   if (flow) total = total ? sum(total, flow) : flow;
 }
@@ -34,22 +33,25 @@ namespace ops {
 
 Output ReversibleChain::forward(Saved& save, Inputs in) const {
   const Var context = in[1];
-  Tensor x1 = in[0], x2 = in[0], counts(Shape{std::int64_t(2 * blocks.size())}, DType::i32);
+  Tensor x1 = in[0], x2 = in[0];
+  bool is_own[] = {false, false};  // whether x1, x2 may be written to
+  Tensor counts(Shape{std::int64_t(2 * blocks.size())}, DType::i32);
   Tensors made;
   std::int32_t* count = counts.data<std::int32_t>();
-  auto step = [&](Tensor& into, const Tensor& from, const Branch& branch) {
+  auto step = [&](Tensor& into, bool& may_write, const Tensor& from, const Branch& branch) {
     Choices choices;
-    const Var y = branch.run(Tape(), from, context, choices);
+    const Var y = branch.run(Tape(), from, context, choices, {.onto = into, .in_place = may_write});
     if (y.shape() != into.shape())
       fail("reversible_chain: a branch turned ", from.shape(), " into ", y.shape(),
            "; its output must have the shape of x");
-    into = sum(into, y.value);
+    into = y.value;
+    may_write = true;
     *count++ = std::int32_t(choices.made().size());
     made.insert(made.end(), choices.made().begin(), choices.made().end());
   };
   for (const ReversibleBlock& block : blocks) {
-    step(x1, x2, block.f);
-    step(x2, x1, block.g);
+    step(x1, is_own[0], x2, block.f);
+    step(x2, is_own[1], x1, block.g);
   }
   save.tensors = {x1, x2, in[1], counts};
   save.tensors.insert(save.tensors.end(), made.begin(), made.end());
@@ -57,23 +59,27 @@ Output ReversibleChain::forward(Saved& save, Inputs in) const {
 }
 
 Tensors ReversibleChain::backward(const Saved& saved, const Tensor& dy) const {
+  // Rebuilt in place: a tape is walked once, so nobody asks for the last pair again.
   Tensor y1 = saved.tensors[0], y2 = saved.tensors[1], d1 = dy, d2 = dy;
   const Tensor& context = saved.tensors[2];
   std::vector<Choices> choices = split_choices(saved, 3, 2 * blocks.size());
   std::map<const Parameter*, std::size_t> input_of;
   for (std::size_t k = 0; k < parameters.size(); ++k) input_of[parameters[k]] = k + 2;
   Tensors flows(saved.wants.size());
+  // Where the outer tape gathers gradients in the parameters' own buffers, the branches do it, too.
+  const bool into_parameters = std::any_of(saved.into.begin() + std::min<std::ptrdiff_t>(2, std::ssize(saved.into)),
+                                           saved.into.end(), [](const Tensor& place) { return bool(place); });
 
   // y = x + branch(from): rebuilds x in place of y, and adds what flows through the branch to the gradient of `from`.
   auto undo = [&](Tensor& y, const Tensor& from, const Tensor& d_y, Tensor& d_from, const Branch& branch,
                   Choices& chosen) {
-    const Tape local = Tape::record();
+    const Tape local = Tape::record(into_parameters);
     const Var x = local.leaf(from), seen = context && saved.wants[1] ? local.leaf(context) : Var(context);
-    const Var out = branch.run(local, x, seen, chosen);
-    y = difference(y, out.value);
+    const Var out = branch.run(local, x, seen, chosen, {.onto = y, .undo = true, .in_place = true});
+    y = out.value;
     if (out.node < 0) return;
-    const Gradients gradients = local.backward(out, d_y);
-    add_flow(d_from, gradients.of(x));
+    const Gradients gradients = local.backward(out, d_y, x, std::move(d_from));
+    d_from = gradients.of(x);
     add_flow(flows[1], gradients.of(seen));
     for (const Parameter* parameter : branch.parameters)
       if (const std::size_t k = input_of.at(parameter); saved.wants[k]) add_flow(flows[k], gradients.of(*parameter));
@@ -104,12 +110,15 @@ std::vector<Case<ReversibleChain>> ReversibleChain::cases() {
         return mul(y, tape ? tape.leaf(*p) : Var(p->value));
       };
       op.blocks.push_back(
-          {{[at](const Tape& tape, const Var& x, const Var& context, Choices&) {
+          {{[at](const Tape& tape, const Var& x, const Var& context, Choices&, const Residual& residual) {
               const Var y = at(tape, tanh(x));
-              return context.value ? add(y, context) : y;
+              return add_to(residual, context.value ? add(y, context) : y);
             },
             {p}},
-           {[at](const Tape& tape, const Var& x, const Var&, Choices&) { return at(tape, sigmoid(x)); }, {p}}});
+           {[at](const Tape& tape, const Var& x, const Var&, Choices&, const Residual& residual) {
+              return add_to(residual, at(tape, sigmoid(x)));
+            },
+            {p}}});
     }
     op.parameters = {&(*owned)[0].parameter, &(*owned)[1].parameter};
     return Case<ReversibleChain>(std::move(label), std::move(op), [owned, with_context](Draw& draw) {

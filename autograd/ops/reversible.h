@@ -3,6 +3,7 @@
 #pragma once
 #include <functional>
 
+#include "autograd/residual.h"
 #include "autograd/tape.h"
 
 namespace sinkhorn {
@@ -28,10 +29,12 @@ class Choices {
   bool replaying_ = false;
 };
 
-/// One residual function: computes on `tape` (none: no gradient) a tensor of x's shape from x and the context. It must
-/// give equal bits for equal inputs and choices, and reach every parameter through tape.leaf.
+/// One residual function: computes on `tape` (none: no gradient) a tensor of x's shape from x and the context, and adds
+/// it to the residual. It must give equal bits for equal inputs and choices, and reach every parameter through
+/// tape.leaf.
 struct Branch {
-  std::function<Var(const Tape& tape, const Var& x, const Var& context, Choices& choices)> run;
+  std::function<Var(const Tape& tape, const Var& x, const Var& context, Choices& choices, const Residual& residual)>
+      run;
   std::vector<const Parameter*> parameters;
 };
 

@@ -1,45 +1,49 @@
 #include "cuda/blas.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "autograd/cpu/gemm.h"
-#include "autograd/memory.h"
+#include "cuda/emulator/emulator.h"
 
 namespace sinkhorn::cuda {
 namespace {
 
+using emulator::detail::on_host;
+
 template <class T>
 std::vector<T> fetched(const T* device, std::int64_t count) {
-  std::vector<T> host(std::size_t(count), T(0));
-  Memory::download(Cuda{}, reinterpret_cast<const std::byte*>(device), reinterpret_cast<std::byte*>(host.data()),
-                   host.size() * sizeof(T));
-  return host;
+  const T* host = on_host(device);
+  return std::vector<T>(host, host + count);
 }
 
 }  // namespace
 
 template <class T, class C>
-void gemm(std::string_view, std::int64_t batch, std::int64_t m, std::int64_t n, std::int64_t k, bool transpose_a,
-          bool transpose_b, const T* a, std::int64_t a_step, const T* b, std::int64_t b_step, Real<T> beta, C* c,
-          std::int64_t c_step) {
-  for (std::int64_t i = 0; i < batch; ++i) {
-    const std::vector<T> lhs = fetched(a + i * a_step, m * k), rhs = fetched(b + i * b_step, k * n);
-    std::vector<C> product = beta == 0 ? std::vector<C>(std::size_t(m * n), C(0)) : fetched(c + i * c_step, m * n);
-    cpu::gemm(transpose_a, transpose_b, m, n, k, 1, lhs.data(), transpose_a ? m : k, rhs.data(), transpose_b ? k : n,
-              beta, product.data(), n);
-    Memory::upload(Cuda{}, reinterpret_cast<const std::byte*>(product.data()),
-                   reinterpret_cast<std::byte*>(c + i * c_step), product.size() * sizeof(C));
+void gemm(std::string_view, const Gemm<T, C>& p) {
+  const std::int64_t m = p.m, n = p.n, k = p.k;
+  for (std::int64_t i = 0; i < p.batch; ++i) {
+    const std::vector<T> lhs = fetched(p.a + i * p.a_step, m * k), rhs = fetched(p.b + i * p.b_step, k * n);
+    // As on a GPU all is added up before it is rounded.
+    std::vector<Real<C>> sums(std::size_t(m * n), 0);
+    if (p.beta != 0) {
+      const std::vector<C> c = fetched((p.c ? p.c : p.d) + i * p.d_step, m * n);
+      for (std::size_t at = 0; at < c.size(); ++at) sums[at] = Real<C>(p.beta) * Real<C>(c[at]);
+    }
+    if (p.bias) {
+      const std::vector<C> bias = fetched(p.bias, n);
+      for (std::size_t at = 0; at < sums.size(); ++at) sums[at] += Real<C>(bias[at % std::size_t(n)]);
+    }
+    cpu::gemm(p.transpose_a, p.transpose_b, m, n, k, p.alpha, lhs.data(), p.transpose_a ? m : k, rhs.data(),
+              p.transpose_b ? k : n, 1, sums.data(), n);
+    std::copy(sums.begin(), sums.end(), on_host(p.d + i * p.d_step));
   }
 }
 
-template void gemm(std::string_view, std::int64_t, std::int64_t, std::int64_t, std::int64_t, bool, bool, const float*,
-                   std::int64_t, const float*, std::int64_t, float, float*, std::int64_t);
-template void gemm(std::string_view, std::int64_t, std::int64_t, std::int64_t, std::int64_t, bool, bool, const double*,
-                   std::int64_t, const double*, std::int64_t, double, double*, std::int64_t);
-template void gemm(std::string_view, std::int64_t, std::int64_t, std::int64_t, std::int64_t, bool, bool, const bf16*,
-                   std::int64_t, const bf16*, std::int64_t, float, bf16*, std::int64_t);
-template void gemm(std::string_view, std::int64_t, std::int64_t, std::int64_t, std::int64_t, bool, bool, const bf16*,
-                   std::int64_t, const bf16*, std::int64_t, float, float*, std::int64_t);
+template void gemm(std::string_view, const Gemm<float, float>&);
+template void gemm(std::string_view, const Gemm<double, double>&);
+template void gemm(std::string_view, const Gemm<bf16, bf16>&);
+template void gemm(std::string_view, const Gemm<bf16, float>&);
 
 void allow_tf32(bool) {}  // the host multiplies in f32
 

@@ -258,6 +258,10 @@ void outside_global(std::uintptr_t address, std::size_t bytes, Extent extent) {
   running_block().fault("touches bytes ", distance, " .. ", distance + std::int64_t(bytes) - 1, " of a buffer of ",
                         extent.end - extent.begin, " bytes");
 }
+void misaligned(std::uintptr_t address, std::size_t alignment, Extent extent) {
+  running_block().fault("touches a pack at byte ", address - extent.begin, " of a buffer, which is no multiple of ",
+                        alignment);
+}
 void outside_shared(std::int64_t index, std::int64_t count) {
   running_block().fault("touches element ", index, " of ", count, " in shared memory");
 }

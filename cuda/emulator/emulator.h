@@ -58,6 +58,7 @@ T* on_host(T* device) {
 }
 
 [[noreturn]] void outside_global(std::uintptr_t address, std::size_t bytes, Extent extent);
+[[noreturn]] void misaligned(std::uintptr_t address, std::size_t alignment, Extent extent);
 
 extern bool counts_sectors;
 void touch_sectors(const void* at, std::size_t bytes);

@@ -1,6 +1,7 @@
 #include "cuda/runtime.h"
 
 #include <algorithm>
+#include <atomic>
 #include <numeric>
 #include <utility>
 
@@ -32,7 +33,13 @@ BadIndex* bad_index() {
   return &report;
 }
 
+namespace {
+std::atomic<std::int64_t> waits_so_far = 0;
+}
+Waits waits() { return {waits_so_far, 0}; }  // kernels have run when their launch returns
+
 void wait() {
+  ++waits_so_far;
   const BadIndex found = std::exchange(*bad_index(), {});
   if (found.what) fail(found.what, " ", found.value, " is outside ", found.low, " .. ", found.end - 1);
 }

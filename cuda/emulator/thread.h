@@ -1,4 +1,4 @@
-// Thread, Global, Shared and launch of cuda/launch.h on the emulated grid.
+// Thread, Global, Shared, launch and for_each of cuda/launch.h on the emulated grid.
 #pragma once
 #include <cstring>
 #include <type_traits>
@@ -57,19 +57,40 @@ class Global {
     return moved;
   }
   auto operator[](std::int64_t i) const {
-    T* const pointer = pointer_ + i;
-    const auto at = reinterpret_cast<std::uintptr_t>(pointer);
-    if (at < extent_.begin || at + sizeof(T) > extent_.end) emulator::detail::outside_global(at, sizeof(T), extent_);
-    const Element element(emulator::detail::on_host(pointer));
+    const Element element(checked<T>(i));
     if constexpr (std::is_const_v<T>)
       return Value(element);
     else
       return element;
   }
 
+  template <int N>
+  bool is_aligned() const {
+    return cuda::is_aligned<N>(pointer_);
+  }
+  template <int N>
+  Pack<Value, N> load(std::int64_t i) const {
+    return typename Global<const Pack<Value, N>>::Element(checked<const Pack<Value, N>>(i));
+  }
+  template <int N>
+  void store(std::int64_t i, const Pack<T, N>& pack) const {
+    typename Global<Pack<T, N>>::Element(checked<Pack<T, N>>(i)) = pack;
+  }
+
  private:
   template <class>
   friend class Global;
+
+  // Where the host finds what begins at element i; a fault unless all of it lies in the buffer and is aligned.
+  template <class Item>
+  Item* checked(std::int64_t i) const {
+    const auto at = reinterpret_cast<std::uintptr_t>(pointer_ + i);
+    if (at < extent_.begin || at + sizeof(Item) > extent_.end)
+      emulator::detail::outside_global(at, sizeof(Item), extent_);
+    if (at % alignof(Item) != 0) emulator::detail::misaligned(at, alignof(Item), extent_);
+    return emulator::detail::on_host(reinterpret_cast<Item*>(at));
+  }
+
   T* pointer_;
   emulator::detail::Extent extent_;
 };
@@ -166,6 +187,20 @@ void for_each(std::string_view op, std::int64_t count, const F& f) {
   for (std::int64_t i = 0; i < count; ++i) {
     emulator::detail::set_index(i);
     f(i);
+  }
+}
+
+template <int N, class F>
+void for_each_pack(std::string_view op, std::int64_t count, bool aligned, const F& f) {
+  const std::int64_t packs = aligned ? count / N : 0, singles = count - packs * N;
+  emulator::detail::count_flat(op, packs + singles);
+  for (std::int64_t i = 0; i < packs; ++i) {
+    emulator::detail::set_index(i);
+    f(i * N, Width<N>{});
+  }
+  for (std::int64_t i = 0; i < singles; ++i) {
+    emulator::detail::set_index(packs + i);
+    f(packs * N + i, Width<1>{});
   }
 }
 

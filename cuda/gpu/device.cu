@@ -1,4 +1,4 @@
-#include <cublas_v2.h>
+#include <cublasLt.h>
 #include <cuda_runtime.h>
 
 #include "cuda/device.h"
@@ -26,7 +26,7 @@ std::string blas_version() {
   int parts[3] = {};
   constexpr libraryPropertyType names[] = {MAJOR_VERSION, MINOR_VERSION, PATCH_LEVEL};
   for (int i = 0; i < 3; ++i)
-    if (cublasGetProperty(names[i], &parts[i]) != CUBLAS_STATUS_SUCCESS) return "";
+    if (cublasLtGetProperty(names[i], &parts[i]) != CUBLAS_STATUS_SUCCESS) return "";
   return std::to_string(parts[0]) + "." + std::to_string(parts[1]) + "." + std::to_string(parts[2]);
 }
 

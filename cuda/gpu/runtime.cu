@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -130,8 +132,17 @@ BadIndex* bad_index() {
   return report.place;
 }
 
+namespace {
+std::atomic<std::int64_t> waits_so_far = 0, nanoseconds_waited = 0;
+}
+Waits waits() { return {waits_so_far, 1e-6 * double(nanoseconds_waited)}; }
+
 void wait() {
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point start = Clock::now();
   check("waiting for the device", cudaStreamSynchronize(stream()));
+  ++waits_so_far;
+  nanoseconds_waited += std::chrono::nanoseconds(Clock::now() - start).count();
   const BadIndex found = std::exchange(*bad_index(), {});
   if (found.what) fail(found.what, " ", found.value, " is outside ", found.low, " .. ", found.end - 1);
 }

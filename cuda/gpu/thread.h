@@ -1,4 +1,4 @@
-// Thread, Global, Shared and launch of cuda/launch.h on a GPU.
+// Thread, Global, Shared, launch and for_each of cuda/launch.h on a GPU.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -21,6 +21,19 @@ class Global {
   __device__ explicit operator bool() const { return pointer_ != nullptr; }
   __device__ Global operator+(std::int64_t offset) const { return pointer_ + offset; }
   __device__ T& operator[](std::int64_t i) const { return pointer_[i]; }
+
+  template <int N>
+  bool is_aligned() const {
+    return cuda::is_aligned<N>(pointer_);
+  }
+  template <int N>
+  __device__ Pack<std::remove_const_t<T>, N> load(std::int64_t i) const {
+    return *reinterpret_cast<const Pack<std::remove_const_t<T>, N>*>(pointer_ + i);
+  }
+  template <int N>
+  __device__ void store(std::int64_t i, const Pack<T, N>& pack) const {
+    *reinterpret_cast<Pack<T, N>*>(pointer_ + i) = pack;
+  }
 
  private:
   template <class>
@@ -99,6 +112,30 @@ __global__ void __launch_bounds__(kMaxThreads) run_flat(const F f, std::int64_t 
   for (std::int64_t i = std::int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) f(i);
 }
 
+// A function of packs in two parts, write(i, read(i)): two packs are then read before the first is written, since one a
+// thread is too little to keep memory busy.
+template <int N, class F>
+concept ReadsAhead = requires(const F f, Width<N> n) {
+  f.read(std::int64_t(0), n);
+};
+
+// The last elements, fewer than a pack, are second work for the first threads.
+template <int N, class F>
+__global__ void __launch_bounds__(kMaxThreads) run_packs(const F f, std::int64_t count) {
+  constexpr Width<N> n;
+  const std::int64_t first = std::int64_t(blockIdx.x) * blockDim.x + threadIdx.x, packs = count / N;
+  const std::int64_t step = std::int64_t(gridDim.x) * blockDim.x;
+  std::int64_t i = first;
+  if constexpr (ReadsAhead<N, F>)
+    for (; i + step < packs; i += 2 * step) {
+      const auto one = f.read(i * N, n), other = f.read((i + step) * N, n);
+      f.write(i * N, one, n);
+      f.write((i + step) * N, other, n);
+    }
+  for (; i < packs; i += step) f(i * N, n);
+  if (N > 1 && packs * N + first < count) f(packs * N + first, Width<1>{});
+}
+
 template <class Kernel>
 void launch(std::string_view op, std::int64_t blocks, int threads, std::size_t shared_bytes, const Kernel& kernel) {
   constexpr std::size_t usual = 48 << 10;
@@ -115,6 +152,17 @@ void for_each(std::string_view op, std::int64_t count, const F& f) {
   if (count <= 0) return;
   const auto grid = unsigned(std::min<std::int64_t>(pieces(count, kMaxThreads), 1 << 20));
   run_flat<<<grid, kMaxThreads, 0, stream()>>>(f, count);
+  check_launch(op);
+}
+
+template <int N, class F>
+void for_each_pack(std::string_view op, std::int64_t count, bool aligned, const F& f) {
+  if (count <= 0) return;
+  if constexpr (N > 1)
+    if (!aligned) return for_each_pack<1>(op, count, true, f);
+  const std::int64_t packs = count / N, threads = ReadsAhead<N, F> ? pieces(packs, 2) : packs;
+  const auto grid = std::min<std::int64_t>(std::max<std::int64_t>(pieces(threads, kMaxThreads), 1), 1 << 20);
+  run_packs<N><<<unsigned(grid), kMaxThreads, 0, stream()>>>(f, count);
   check_launch(op);
 }
 

@@ -130,6 +130,48 @@ TEST(Linear, ErrorsNameWhatDoesNotFit) {
   EXPECT_EQ(message([&] { linear(x, random({4, 3}, 1)); }), "linear: dtypes differ: x f32, weight f64, bias f32");
 }
 
+// One step back, and the gradient of a step forward.
+TEST(Linear, UndoesInPlaceAndDifferentiatesWhatItUndid) {
+  for (const DType dtype : {DType::f32, DType::f64}) {
+    const Tensor x = random({5, 3}, 1, dtype), weight = random({4, 3}, 2, dtype), bias = random({4}, 3, dtype),
+                 before = random({5, 4}, 4, dtype), dy = random({5, 4}, 5, dtype);
+    const Tape forward = Tape::record(), back = Tape::record();
+    const Var x1 = forward.leaf(x), w1 = forward.leaf(weight), b1 = forward.leaf(bias);
+    const Var y = linear(x1, w1, b1, {}, {before});
+    const Tensor rebuilt = y.value.clone();
+    const Var x2 = back.leaf(x), w2 = back.leaf(weight), b2 = back.leaf(bias);
+    const Var undone = linear(x2, w2, b2, {}, {.onto = rebuilt, .undo = true, .in_place = true});
+    EXPECT_EQ(undone.value.raw(), rebuilt.raw());
+    EXPECT_LE(relative_error(rebuilt, before), dtype == DType::f32 ? 1e-6 : 1e-14);
+    const Gradients want = forward.backward(y, dy), got = back.backward(undone, dy);
+    EXPECT_TRUE(equal_bits(got.of(x2), want.of(x1)));
+    EXPECT_TRUE(equal_bits(got.of(w2), want.of(w1)));
+    EXPECT_TRUE(equal_bits(got.of(b2), want.of(b1)));
+    // What something else stands before is added apart, with the same meaning.
+    const Tape apart = Tape::record();
+    const Var x3 = apart.leaf(x);
+    const Var again = add_to({.onto = y.value, .undo = true}, linear(x3, weight, bias));
+    EXPECT_LE(relative_error(again.value, before), dtype == DType::f32 ? 1e-6 : 1e-14);
+    EXPECT_TRUE(equal_bits(apart.backward(again, dy).of(x3), want.of(x1)));
+  }
+}
+
+TEST(Linear, RefusesResidualsThatDoNotFit) {
+  const Tensor x = random({2, 3}, 1), weight = random({4, 3}, 2);
+  EXPECT_EQ(message([&] {
+              linear(x, weight, {}, {}, {random({2, 3}, 3)});
+            }),
+            "linear: the residual is f64 (2, 3), expected f64 (2, 4)");
+  const Tape tape = Tape::record();
+  const Var leaf = tape.leaf(random({2, 4}, 3));
+  EXPECT_EQ(message([&] { linear(x, weight, {}, {}, {.onto = leaf, .in_place = true}); }),
+            "linear: a residual that is undone or written in place must be a constant");
+  EXPECT_EQ(message([&] {
+              add_to({.onto = leaf, .undo = true}, random({2, 4}, 4));
+            }),
+            "add_to: a residual that is undone or written in place must be a constant");
+}
+
 // The plain loop is what a machine without BLAS gets; it must not rot where BLAS is there.
 template <class T>
 void compare_plain_loop(std::int64_t m, double tolerance) {

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "autograd/gradcheck.h"
 #include "autograd/ops.h"
 #include "tests/autograd/expect.h"
 
@@ -85,6 +86,34 @@ TEST(Tape, AddsIntoTheGradientsOfParameters) {
   expect_values(p.gradient, {107, 209});
   walk();  // a second micro-batch
   expect_values(p.gradient, {114, 218});
+}
+
+// Products add their flows to what has gathered; a watched tape keeps every flow apart, and its sums say what is right.
+TEST(Tape, GathersFlowsWhereTheyMeet) {
+  const auto drawn = [](std::uint64_t key, Shape shape) { return uniform(Rng(key), shape, -1, 1, DType::f64); };
+  const Tensor x = drawn(1, {6, 3}), dy = drawn(2, {6, 4});
+  Parameter weight{drawn(3, {4, 3})}, bias{drawn(4, {4})};
+  const auto run = [&](bool watched) {
+    weight.gradient = Tensor::full({4, 3}, 0.5, DType::f64);
+    bias.gradient = Tensor::full({4}, 0.5, DType::f64);
+    const Tape tape = Tape::record(true);
+    int flows = 0;
+    if (watched) tape.watch([&](const TapeEvent& event) { flows += event.kind == TapeEvent::Kind::flow; });
+    const Var leaf = tape.leaf(x);
+    const auto rows = [&](std::int64_t begin, std::int64_t end) {
+      return linear(slice(leaf, 0, begin, end), tape.leaf(weight), tape.leaf(bias));
+    };
+    const Var y = add(concat({rows(0, 2), rows(2, 6)}, 0), linear(leaf, tape.leaf(weight)));
+    const Gradients gradients = tape.backward(y, dy, leaf, Tensor::full({6, 3}, 2, DType::f64));
+    EXPECT_EQ(flows > 0, watched);
+    return Tensors{gradients.of(leaf), weight.gradient, bias.gradient};
+  };
+  const Tensors got = run(false), want = run(true);
+  for (std::size_t i = 0; i < got.size(); ++i) EXPECT_LE(relative_error(got[i], want[i]), 1e-14) << i;
+  const Tape tape = Tape::record();
+  const Var leaf = tape.leaf(x), y = square(leaf);
+  EXPECT_THROW(tape.backward(y, x, leaf, dy), Error) << "another shape";
+  EXPECT_THROW(tape.backward(y, x, Var(x), x), Error) << "a constant";
 }
 
 TEST(Tape, KeepsNothingForConstants) {

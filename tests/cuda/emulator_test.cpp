@@ -168,6 +168,45 @@ TEST(Emulator, FindsAccessesOutsideOfBuffers) {
   expect_error<KernelFault>([] { run(1, 32, 16, [](Thread& t) { t.shared<float>(5); }); }, {"32 bytes", "16"});
 }
 
+// y = x in packs of four.
+struct CopyPacks {
+  std::int64_t from;
+  Global<const float> x;
+  Global<float> y;
+  template <int N>
+  void operator()(std::int64_t i, cuda::Width<N>) const {
+    y.store(i, x.load<N>(from + i));
+  }
+};
+
+TEST(Emulator, MovesPacksAndCountsThem) {
+  const Tensor x = on_device({1, 2, 3, 4, 5, 6, 7, 8, 9, 10}), y = Tensor::zeros({10}, DType::f32, Device::cuda);
+  const auto copied = [&](bool aligned) {
+    emulator::reset_counters();
+    cuda::for_each_pack<4>("copy", 10, aligned, CopyPacks{0, x.data<float>(), y.data<float>()});
+    EXPECT_EQ(y.to_vector(), x.to_vector());
+    y.fill(0);
+    return emulator::counters().global_reads;
+  };
+  const emulator::Traffic packs = copied(true), singles = copied(false);
+  EXPECT_EQ(packs.accesses, 2 + 2) << "two packs, and two elements at the end";
+  EXPECT_EQ(singles.accesses, 10);
+  EXPECT_EQ(packs.bytes, 40);
+  EXPECT_EQ(singles.bytes, 40);
+}
+
+TEST(Emulator, FindsPacksThatLieAskewOrLeaveTheBuffer) {
+  const Tensor x = on_device({1, 2, 3, 4, 5, 6, 7, 8, 9, 10}), y = Tensor::zeros({8}, DType::f32, Device::cuda);
+  const auto copy = [&](std::int64_t from, std::int64_t count) {
+    cuda::for_each_pack<4>("copy", count, true, CopyPacks{from, x.data<float>(), y.data<float>()});
+  };
+  expect_error<KernelFault>([&] { copy(1, 8); }, {"copy", "index 0", "byte 4 ", "no multiple of 16"});
+  expect_error<KernelFault>([&] { copy(4, 8); }, {"copy", "index 1", "32 .. 47", "40 bytes"});
+  EXPECT_TRUE(cuda::is_aligned<4>(x.data<float>(), x.data<float>() + 8));
+  EXPECT_FALSE(cuda::is_aligned<4>(x.data<float>(), x.data<float>() + 2));
+  EXPECT_TRUE(cuda::is_aligned<2>(x.data<float>() + 2));
+}
+
 TEST(Emulator, FindsHostMemoryGivenToAKernel) {
   const Tensor host = Tensor::zeros({3});
   expect_error<KernelFault>([&] { Global<float>(host.data<float>()); }, {"host memory", "to(cuda)"});

@@ -3,6 +3,8 @@
 
 #include <sstream>
 
+#include "autograd/pool.h"
+#include "cuda/runtime.h"
 #include "models/encoder_decoder.h"
 #include "models/generate.h"
 #include "nn/composed_attention.h"
@@ -62,6 +64,33 @@ TEST(DeviceModel, TrainsLikeTheCpu) {
   }
   EXPECT_TRUE(equal_bits(there.parameters().values, again.parameters().values)) << "two runs differ";
   EXPECT_NEAR(here.evaluate(batch), there.evaluate(batch), 1e-4);
+}
+
+// The host runs ahead of the device but for one look at loss and norm, and memory goes round.
+TEST(DeviceModel, AStepWaitsOnceAndAsksTheDriverForNothing) {
+  SINKHORN_NEEDS_DEVICE();
+  for (const bool reversible : {false, true}) {
+    ModelConfig model = tiny_model();
+    model.reversible = reversible;
+    model.ff_chunks = 3;
+    TrainConfig train;
+    train.steps = 9;
+    train.accumulate = 2;
+    train.precision = "bf16";
+    Trainer trainer(model, train, Device::cuda);
+    const Tensor ids = integers(Rng(1), {2, 17}, 11);
+    const Batch batch{slice(Var(ids), 1, 0, 16).value, slice(Var(ids), 1, 1, 17).value};
+    const auto step = [&] { trainer.step([&](std::int64_t) { return Batch(batch); }); };
+    step();
+    const PoolStats first = Pool::of(Device::cuda).stats();
+    for (int i = 0; i < 3; ++i) {
+      const std::int64_t before = cuda::waits().count;
+      step();
+      EXPECT_EQ(cuda::waits().count - before, 1);
+    }
+    EXPECT_EQ(Pool::of(Device::cuda).stats().system_allocations, first.system_allocations);
+    EXPECT_EQ(Pool::of(Device::cuda).stats().in_use, first.in_use);
+  }
 }
 
 TEST(DeviceModel, TrainsInEveryPrecisionLikeTheCpu) {

@@ -20,7 +20,7 @@ TEST(MixedPrecision, LinearMultipliesRoundedWeightsAndKeepsTheirGradientsWide) {
   for (const Tensor& copy : {Tensor(), weight.to(DType::bf16)}) {
     const Tape tape = Tape::record();
     const Var leaf = tape.leaf(x), w = tape.leaf(weight), b = tape.leaf(bias);
-    const Var y = linear(leaf, w, b, copy);
+    const Var y = linear(leaf, w, b, {copy});
     const Gradients flows = tape.backward(y, dy);
     EXPECT_EQ(y.value.dtype(), DType::bf16);
     EXPECT_EQ(flows.of(leaf).dtype(), DType::bf16);
@@ -35,6 +35,19 @@ TEST(MixedPrecision, LinearMultipliesRoundedWeightsAndKeepsTheirGradientsWide) {
     EXPECT_LE(relative_error(flows.of(w), wanted.of(w32)), 1e-6);
     EXPECT_LE(relative_error(flows.of(b), wanted.of(b32)), 1e-6);
   }
+}
+
+TEST(MixedPrecision, LinearAddsToTheWideStreamWithoutRounding) {
+  const Tensor x = numbers(1, {5, 7}).to(DType::bf16), weight = numbers(2, {3, 7}), bias = numbers(3, {3}),
+               onto = numbers(4, {5, 3}), dy = numbers(5, {5, 3});
+  const Tape tape = Tape::record();
+  const Var w = tape.leaf(weight), stream = tape.leaf(onto);
+  const Var y = linear(x, w, bias, {weight.to(DType::bf16), bias.to(DType::bf16)}, {stream});
+  const Tensor product = linear(x.to(DType::f32), rounded(weight), bias).value;
+  EXPECT_LE(relative_error(y.value, add(onto, product).value), 1e-6);
+  const Gradients flows = tape.backward(y, dy);
+  EXPECT_TRUE(equal_bits(flows.of(stream), dy));
+  EXPECT_LE(relative_error(flows.of(w), matmul(rounded(dy), x.to(DType::f32), true).value), 1e-6);
 }
 
 TEST(MixedPrecision, LayerNormWritesBf16InTheSamePass) {
@@ -52,8 +65,11 @@ TEST(MixedPrecision, LayerNormWritesBf16InTheSamePass) {
 TEST(MixedPrecision, WrongTypesAreNamed) {
   const Tensor x = numbers(1, {5, 7}), weight = numbers(2, {3, 7});
   EXPECT_THROW(linear(x, weight.to(DType::bf16)), Error) << "activations in f32 take f32 parameters";
-  EXPECT_THROW(linear(x.to(DType::bf16), weight, {}, numbers(2, {3, 7})), Error) << "the copy is not rounded";
-  EXPECT_THROW(linear(x.to(DType::bf16), weight, {}, numbers(2, {7, 3}).to(DType::bf16)), Error);
+  EXPECT_THROW(linear(x.to(DType::bf16), weight, {}, {numbers(2, {3, 7})}), Error) << "the copy is not rounded";
+  EXPECT_THROW(linear(x.to(DType::bf16), weight, {}, {numbers(2, {7, 3}).to(DType::bf16)}), Error);
+  EXPECT_THROW(linear(x.to(DType::bf16), weight, numbers(3, {3}), {{}, numbers(3, {3})}), Error) << "nor is the bias's";
+  EXPECT_THROW(linear(x.to(DType::bf16), weight, {}, {}, {numbers(4, {5, 3}).to(DType::bf16)}), Error)
+      << "the residual stream is f32";
 }
 
 /// Loss and flat gradient of a model on one batch, in full or mixed precision.

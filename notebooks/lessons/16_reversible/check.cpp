@@ -135,9 +135,9 @@ void check_against_library(lessons::Checks& checks, const Rng& rng) {
   std::vector<ReversibleBlock> same;
   for (const Block& block : chain.blocks) {
     const auto as_library = [](const Branch& branch) {
-      return sinkhorn::Branch{
-          [&branch](const Tape& tape, const Var& x, const Var&, Choices&) { return branch.run(tape, x); },
-          {branch.weight}};
+      return sinkhorn::Branch{[&branch](const Tape& tape, const Var& x, const Var&, Choices&,
+                                        const Residual& residual) { return add_to(residual, branch.run(tape, x)); },
+                              {branch.weight}};
     };
     same.push_back({as_library(block.f), as_library(block.g)});
   }
