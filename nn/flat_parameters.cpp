@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "autograd/memory.h"
+
 namespace sinkhorn {
 
 void FlatParameters::adopt() {
@@ -33,8 +35,13 @@ Tensor FlatParameters::slice_of(const Tensor& flat, const Entry& entry) const {
 void FlatParameters::zero_gradients() { gradients.fill(0); }
 
 void FlatParameters::round() {
-  rounded = values.to(DType::bf16);
-  for (const Entry& entry : entries_) entry.parameter->rounded = slice_of(rounded, entry);
+  if (!rounded) {
+    rounded = Tensor(values.shape(), DType::bf16, values.device());
+    for (const Entry& entry : entries_) entry.parameter->rounded = slice_of(rounded, entry);
+  }
+  dispatch(values, [&]<class T>(auto space) {
+    kernels::Convert<T, bf16>::forward(space, count(), values.data<T>(), rounded.data<bf16>());
+  });
 }
 
 }  // namespace sinkhorn

@@ -39,6 +39,7 @@ void wait() {
 
 template <class T>
 T read(const T* element) {
+  ++Memory::transfers().downloads;
   wait();
   return *on_host(element);
 }
