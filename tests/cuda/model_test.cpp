@@ -165,7 +165,7 @@ TEST(DeviceModel, NoOutputDependsOnTheFuture) {
 
 // Kinds of training that ask the pool for different things.
 std::vector<std::pair<ModelConfig, TrainConfig>> kinds_of_training() {
-  std::vector<std::pair<ModelConfig, TrainConfig>> kinds(4, {tiny_model(), {}});
+  std::vector<std::pair<ModelConfig, TrainConfig>> kinds(5, {tiny_model(), {}});
   kinds[1].second.precision = "bf16";
   kinds[1].first.attn_dropout = kinds[1].first.ff_dropout = kinds[1].first.emb_dropout = 0.1;
   kinds[2].first.reversible = false;
@@ -173,6 +173,8 @@ std::vector<std::pair<ModelConfig, TrainConfig>> kinds_of_training() {
   kinds[2].first.ff_glu = true;
   kinds[3].second.encoder_decoder = true;
   kinds[3].second.accumulate = 2;
+  kinds[4].second.encoder_decoder = true;
+  kinds[4].first.non_permutative = false;  // of the encoder: Gumbel-Sinkhorn
   return kinds;
 }
 
