@@ -116,8 +116,8 @@ TEST(DeviceModel, MakesAStepOfWideHeadsInBf16) {
   const Batch batch = batch_of(model, 2);
   Trainer here(model, train), there(model, train, Device::cuda);
   for (int step = 0; step < 2; ++step) {
-    const StepResult cpu = here.step([&](std::int64_t) { return batch; }),
-                     cuda = there.step([&](std::int64_t) { return batch; });
+    const auto same = [&](std::int64_t) { return Batch(batch); };
+    const StepResult cpu = here.step(same), cuda = there.step(same);
     EXPECT_NEAR(cpu.loss, cuda.loss, 0.01 * cpu.loss);
     EXPECT_NEAR(cpu.gradient_norm, cuda.gradient_norm, 0.05 * cpu.gradient_norm);
   }
@@ -191,7 +191,9 @@ Batch any_batch(const ModelConfig& model, const TrainConfig& train, std::uint64_
 TEST(DevicePool, AsksForNothingFromTheSecondTrainingStepOn) {
   SINKHORN_NEEDS_DEVICE();
   const auto asked = [] { return Pool::of(Device::cuda).stats().system_allocations; };
-  for (const auto& [model, train] : kinds_of_training()) {
+  for (const auto& kind : kinds_of_training()) {
+    const ModelConfig& model = kind.first;
+    const TrainConfig& train = kind.second;
     Pool::of(Device::cuda).release();
     Trainer trainer(model, train, Device::cuda);
     std::uint64_t seed = 0;

@@ -147,7 +147,8 @@ TEST_P(OnDevice, OddShapesAgreeWithTheCpu) {
   };
   std::vector<Rows> shapes{{0, 5}, {1, 1}, {3, 31}, {2, 33}, {5, 255}, {3, 257}, {2, 1025}};
   if (!testing::is_emulated()) shapes.insert(shapes.end(), {{70001, 3}, {65537, 8}, {1, 70001}});
-  for (const auto& [rows, width] : shapes) {
+  for (const Rows& each : shapes) {
+    const std::int64_t rows = each.rows, width = each.width;
     const Shape x{rows, width};
     const Tensor allowed = Draw(Rng(9)).mask(x), ids = integers(Rng(7), {rows}, std::int32_t(width));
     const auto on = [](const Tensor& t, const Var& like) { return t.to(like.value.device()); };
@@ -205,7 +206,8 @@ TEST_P(OnDevice, AttentionOfModelsAgreesWithTheCpu) {
   std::vector<Size> sizes{{8, 4, 3}};
   if (!testing::is_emulated())
     sizes = {{64, 64, 4}, {64, 128, 2}, {64, 128, 3}, {32, 32, 4}, {64, 75, 3}, {128, 64, 2}};
-  for (const auto& [width, bucket, buckets] : sizes) {
+  for (const Size& size : sizes) {
+    const std::int64_t width = size.width, bucket = size.bucket, buckets = size.buckets;
     for (const bool causal : {true, false}) {
       for (const std::int64_t local : {0, 2, 4}) {
         const std::int64_t length = bucket * buckets, sorting = heads - local;

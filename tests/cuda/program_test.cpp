@@ -85,7 +85,7 @@ class DeviceProgram : public ::testing::Test {
            more;
   }
   Outcome run(const Words& words) const {
-    const Outcome got = run_program(place.path, words);
+    Outcome got = run_program(place.path, words);
     EXPECT_EQ(got.code, 0) << got.out << got.err;
     return got;
   }
