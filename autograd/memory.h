@@ -23,6 +23,12 @@ struct Memory {
   static void download(Cuda, const std::byte* device, std::byte* host, std::size_t bytes);
   static void copy(Cpu, const std::byte* from, std::byte* to, std::size_t bytes);
   static void copy(Cuda, const std::byte* from, std::byte* to, std::size_t bytes);
+
+  /// How often a tensor or a result went to Device::cuda, and came from it, since the program started.
+  struct Transfers {
+    std::int64_t uploads = 0, downloads = 0;
+  };
+  static Transfers& transfers();
 };
 
 namespace kernels {

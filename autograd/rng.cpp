@@ -3,9 +3,7 @@
 #include <cmath>
 #include <numbers>
 
-#include "autograd/cpu/random_words.h"
-#include "autograd/dispatch.h"
-#include "autograd/parallel.h"
+#include "autograd/noise.h"
 
 namespace sinkhorn {
 namespace {
@@ -33,16 +31,10 @@ Tensor normal(Rng rng, Shape shape, double mean, double stddev, DType dtype) {
   });
 }
 
-Tensor gumbel(const Rng& rng, Shape shape, DType dtype) {
-  Tensor noise(shape, dtype);
-  dispatch(noise, [&, bits = rng.bits()]<class T>(auto) {
-    using R = Real<T>;
-    T* const out = noise.data<T>();
-    parallel_for(noise.count(), grain_for(1), [=](std::int64_t begin, std::int64_t end) {
-      cpu::for_random_words(bits, begin, end, [=](std::int64_t at, std::int64_t n, const std::uint32_t* words) {
-        for (std::int64_t i = 0; i < n; ++i) out[at + i] = -std::log(-std::log(RandomBits::to_uniform<R>(words[i])));
-      });
-    });
+Tensor gumbel(const Rng& rng, Shape shape, DType dtype, Device device) {
+  Tensor noise(shape, dtype, device);
+  dispatch(noise, [&]<class T>(auto space) {
+    kernels::Gumbel<T>::forward(space, noise.count(), rng.bits(), noise.data<T>());
   });
   return noise;
 }

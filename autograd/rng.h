@@ -76,8 +76,8 @@ class Rng {
 Tensor uniform(Rng rng, Shape shape, double low, double high, DType dtype = DType::f32);
 Tensor normal(Rng rng, Shape shape, double mean, double stddev, DType dtype = DType::f32);
 /// Element-wise standard Gumbel noise -log(-log(U)), U = bits().uniform(i), which no end of (0, 1) makes infinite:
-/// between -2.82 and 16.64. Computed in f64 for f64, else in f32.
-Tensor gumbel(const Rng& rng, Shape shape, DType dtype = DType::f32);
+/// between -2.82 and 16.64. Computed in f64 for f64, else in f32, on the device.
+Tensor gumbel(const Rng& rng, Shape shape, DType dtype = DType::f32, Device device = Device::cpu);
 /// Integers 0 .. end-1 as i32.
 Tensor integers(Rng rng, Shape shape, std::int32_t end);
 

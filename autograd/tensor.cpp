@@ -98,12 +98,15 @@ void Tensor::assign(const Tensor& from) const {
   if (from.shape_ != shape_ || from.dtype_ != dtype_)
     fail("assign: ", from.dtype_, " ", from.shape_, " does not fit into ", dtype_, " ", shape_);
   if (count() == 0) return;
-  if (from.device_ == device_)
+  if (from.device_ == device_) {
     dispatch_device(*this, [&](auto space) { Memory::copy(space, from.raw(), raw(), bytes()); });
-  else if (from.device_ == Device::cpu)
+  } else if (from.device_ == Device::cpu) {
+    ++Memory::transfers().uploads;
     dispatch_device(*this, [&](auto space) { Memory::upload(space, from.raw(), raw(), bytes()); });
-  else
+  } else {
+    ++Memory::transfers().downloads;
     dispatch_device(from, [&](auto space) { Memory::download(space, from.raw(), raw(), bytes()); });
+  }
 }
 
 Tensor Tensor::to(Device device) const {

@@ -66,10 +66,11 @@ Tensor IncrementalDecoder::step(std::span<const std::int32_t> rows, std::span<co
   }
   const std::int64_t count = std::int64_t(rows.size());
   if (count == 0) return Tensor::zeros({0, model_.config().num_tokens}, positions_.dtype(), positions_.device());
-  const NewTokens added{indices({rows.begin(), rows.end()}), indices(begin),
-                        indices(std::vector<std::int32_t>(rows.size(), 1))};
+  const NewTokens added =
+      NewTokens{indices({rows.begin(), rows.end()}), indices(begin), indices(std::vector<std::int32_t>(rows.size(), 1))}
+          .to(model_.device());  // once, for all layers
   const Tensor ids = indices({tokens.begin(), tokens.end()}).reshape({count, 1});
-  Tensor result = logits(ids, embedding(positions_, added.begin.reshape({count, 1}).to(model_.device())).value, added);
+  Tensor result = logits(ids, embedding(positions_, added.begin.reshape({count, 1})).value, added);
   for (std::int32_t row : rows) ++lengths_[std::size_t(row)];
   return result;
 }
@@ -80,10 +81,10 @@ Tensor IncrementalDecoder::logits(const Tensor& ids, const Tensor& positions, co
   const Device device = model_.device();
   const Var features = model_.stack_(add(model_.token_embedding_(scope, ids.to(device)), positions), cache_, tokens);
   const std::int64_t count = ids.shape()[0], length = ids.shape()[1], width = features.shape()[2];
+  if (length == 1) return (*model_.to_logits_)(scope, model_.norm_(scope, reshape(features, {count, width}))).value;
   Tensor last = tokens.lengths.clone();
   for (std::int64_t i = 0; i < count; ++i) last.data<std::int32_t>()[i] += std::int32_t(i * length - 1);
-  const Var row = length == 1 ? reshape(features, {count, width})
-                              : embedding(reshape(features, {count * length, width}), last.to(device));
+  const Var row = embedding(reshape(features, {count * length, width}), last.to(device));
   return (*model_.to_logits_)(scope, model_.norm_(scope, row)).value;
 }
 

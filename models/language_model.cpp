@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "autograd/choices.h"
+
 namespace sinkhorn {
 
 SinkhornTransformerLM::SinkhornTransformerLM(const ModelConfig& config, Rng rng, DType dtype, EmbeddingScale scale)
@@ -126,10 +128,12 @@ LanguageModelLoss autoregressive_loss(const SinkhornTransformerLM& model, const 
   AttentionContext inputs_around = around;
   Tensor counted;
   if (mask) {
-    const Tensor input_mask = inputs_around.mask = from(mask, 0);
-    const Tensor target_mask = from(mask, 1).to(Device::cpu), both = input_mask.to(Device::cpu).clone();
-    for (std::int64_t i = 0; i < both.count(); ++i) both.span<bool>()[i] &= target_mask.span<bool>()[i];
-    counted = both.to(mask.device());
+    const Tensor input_mask = inputs_around.mask = from(mask, 0), target_mask = from(mask, 1);
+    counted = mask.like(input_mask.shape());
+    dispatch_device(counted, [&](auto space) {
+      kernels::Choices::both(space, counted.count(), input_mask.data<bool>(), target_mask.data<bool>(),
+                             counted.data<bool>());
+    });
   }
   const Var logits = padded(model, scope, inputs, inputs_around, side);
   const CrossEntropy result = cross_entropy(logits, targets, counted, ignore_index);

@@ -2,22 +2,24 @@
 
 #include <cmath>
 
+#include "autograd/visibility.h"
+
 namespace sinkhorn {
 namespace {
 
 // (B, T, H, d) -> (B, H, T, d)
 Var by_head(const Var& x) { return permute(x, {0, 2, 1, 3}); }
 
-// One layer's heads and masks: q (B, H, T, d), k and v (B, H, S, d), masks (B, T) and (B, S) on the CPU, which reads
-// them.
+// One layer's heads and masks: q (B, H, T, d), k and v (B, H, S, d), masks (B, T) and (B, S).
 struct Heads {
   Heads(const Var& packed_q, const Var& packed_kv, const AttentionMasks& masks) : q(by_head(packed_q)) {
     const Shape s = packed_kv.shape();  // (B, S, 2, H, d)
     auto part = [&](std::int64_t i) {
       return by_head(reshape(slice(packed_kv, 2, i, i + 1), {s[0], s[1], s[3], s[4]}));
     };
-    auto or_all = [](const Tensor& mask, Shape shape) {
-      return mask ? mask.to(Device::cpu) : Tensor::full(shape, 1, DType::boolean);
+    const Device device = packed_q.value.device();
+    auto or_all = [device](const Tensor& mask, Shape shape) {
+      return mask ? mask.to(device) : Tensor::full(shape, 1, DType::boolean, device);
     };
     k = part(0);
     v = part(1);
@@ -31,27 +33,15 @@ struct Heads {
 // softmax(q k' / sqrt(d)) v within buckets: q (G, N, b, d), k and v (G, N, J, d), allowed (G, N, b, J).
 Var attend(const Var& q, const Var& k, const Var& v, const Tensor& allowed, double dropout_rate, const Rng& rng) {
   const Var scores = scale(matmul(q, k, false, true), 1 / std::sqrt(double(q.shape()[3])));
-  Var probabilities = softmax(scores, allowed.to(q.value.device()));
+  Var probabilities = softmax(scores, allowed);
   if (dropout_rate > 0) probabilities = dropout(probabilities, dropout_rate, rng);
   return matmul(probabilities, v);
-}
-
-// Fills a bool tensor (G, N, b, J) from a rule of (group, bucket, row, column).
-template <class Rule>
-Tensor allowed_where(Shape shape, Rule rule) {
-  Tensor allowed(shape, DType::boolean);
-  bool* out = allowed.data<bool>();
-  for (std::int64_t g = 0; g < shape[0]; ++g)
-    for (std::int64_t u = 0; u < shape[1]; ++u)
-      for (std::int64_t i = 0; i < shape[2]; ++i)
-        for (std::int64_t j = 0; j < shape[3]; ++j) *out++ = rule(g, u, i, j);
-  return allowed;
 }
 
 // The first `local` heads: each window sees itself, the one before and, unless causal, the one after. (B, local, T, d)
 Var local_heads(const Heads& heads, const AttentionPattern& p, const AttentionDropout& dropout) {
   const Shape s = heads.q.shape();
-  const std::int64_t groups = s[0] * p.local, length = s[2], windows = length / p.bucket, seen = p.causal ? 2 : 3;
+  const std::int64_t groups = s[0] * p.local, length = s[2], windows = length / p.bucket;
   auto in_windows = [&](const Var& x) { return reshape(slice(x, 1, 0, p.local), {groups, windows, p.bucket, s[3]}); };
   auto neighbours = [&](const Var& x) {
     const Var rows = in_windows(x), around = pad(rows, 1, 1, 1);
@@ -59,13 +49,12 @@ Var local_heads(const Heads& heads, const AttentionPattern& p, const AttentionDr
     if (!p.causal) parts.push_back(slice(around, 1, 2, windows + 2));
     return concat(parts, 2);
   };
-  const bool *query_is_real = heads.query_is_real.data<bool>(), *key_is_real = heads.key_is_real.data<bool>();
-  const Tensor allowed =
-      allowed_where({groups, windows, p.bucket, seen * p.bucket}, [&](auto g, auto u, auto i, auto j) {
-        const std::int64_t query = u * p.bucket + i, key = (u - 1) * p.bucket + j, row = g / p.local * length;
-        return key >= 0 && key < length && (!p.causal || key <= query) && query_is_real[row + query] &&
-               key_is_real[row + key];
-      });
+  const WindowRule rule{p.local, length, p.bucket, p.causal};
+  const Tensor allowed = heads.query_is_real.like({groups, windows, p.bucket, rule.seen()});
+  dispatch_device(allowed, [&](auto space) {
+    kernels::Visible::windows(space, allowed.count(), rule, heads.query_is_real.data<bool>(),
+                              heads.key_is_real.data<bool>(), allowed.data<bool>());
+  });
   const Var y = attend(in_windows(heads.q), neighbours(heads.k), neighbours(heads.v), allowed, dropout.rate,
                        dropout.rng.split(0));
   return reshape(y, {s[0], p.local, length, s[3]});
@@ -102,7 +91,6 @@ struct SortingHeads {
     if (!pattern.causal) return x;
     return concat({slice(x, 1, 0, count / 2), rotate(slice(x, 1, count / 2, count), 2, shift)}, 1);
   }
-  bool is_rotated(std::int64_t group) const { return pattern.causal && group % count >= count / 2; }
   Var in_key_buckets(const Var& x) const {
     return reshape(x, {groups, key_length / pattern.key_bucket, pattern.key_bucket, width});
   }
@@ -136,15 +124,11 @@ Sorted chosen_blocks(const SortingHeads& heads, const Routing& routing, const Nu
     }
     return gather_buckets(source, weights, picks);
   };
-  Tensor seen(Shape{heads.groups, lists, n * c}, DType::boolean);
-  bool* out = seen.data<bool>();
-  const Tensor here = picks.to(Device::cpu);
-  const auto picked = here.span<std::int32_t>();
-  for (std::int64_t i = 0; i < picks.count(); ++i) {
-    const std::int64_t pick = picked[std::size_t(i)], group = i / (lists * n);
-    const bool* real = heads.key_is_real.data<bool>() + group * heads.key_length + (pick - nulls) * c;
-    for (std::int64_t slot = 0; slot < c; ++slot) *out++ = pick >= 0 && (pick < nulls || real[slot]);
-  }
+  const Tensor seen = heads.key_is_real.like({heads.groups, lists, n * c});
+  dispatch_device(seen, [&](auto space) {
+    kernels::Visible::chosen(space, seen.count(), {lists * n, c, nulls, heads.key_length}, picks.data<std::int32_t>(),
+                             heads.key_is_real.data<bool>(), seen.data<bool>());
+  });
   return {gathered(heads.k, null.keys), gathered(heads.v, null.values), seen};
 }
 
@@ -154,25 +138,16 @@ Sorted blended_blocks(const SortingHeads& heads, const Var& matrix, bool shared)
   const std::int64_t rows = s[2], sources = s[3], c = heads.pattern.key_bucket, lists = shared ? 1 : rows,
                      slots = shared ? rows * c : c;
   const Var shares = reshape(matrix, {heads.groups, rows, sources});
-  const Tensor is_real = heads.key_is_real.reshape({heads.groups, heads.key_length, 1}).to(matrix.value.device());
+  const Tensor is_real = heads.key_is_real.reshape({heads.groups, heads.key_length, 1});
   auto blended = [&](const Var& x) {
     const Var y = matmul(shares, reshape(mask_fill(x, is_real, 0), {heads.groups, sources, c * heads.width}));
     return reshape(y, {heads.groups, lists, slots, heads.width});
   };
-  Tensor seen(Shape{heads.groups, lists, slots}, DType::boolean);
-  bool* out = seen.data<bool>();
-  const std::vector<double> share = shares.value.to_vector();
-  for (std::int64_t row = 0; row < heads.groups * rows; ++row) {
-    const bool* real = heads.key_is_real.data<bool>() + row / rows * heads.key_length;
-    for (std::int64_t slot = 0; slot < c; ++slot) {
-      double mass = 0, real_mass = 0;
-      for (std::int64_t source = 0; source < sources; ++source) {
-        mass += share[row * sources + source];
-        if (real[source * c + slot]) real_mass += share[row * sources + source];
-      }
-      *out++ = mass > 0 && real_mass >= 0.5 * mass;
-    }
-  }
+  const Tensor seen = heads.key_is_real.like({heads.groups, lists, slots});
+  dispatch(shares.value, [&]<class T>(auto space) {
+    kernels::VisibleBlends<T>::forward(space, seen.count(), {rows, sources, c}, shares.value.data<T>(),
+                                       heads.key_is_real.data<bool>(), seen.data<bool>());
+  });
   return {blended(heads.k), blended(heads.v), seen};
 }
 
@@ -185,18 +160,12 @@ Var attend_to_sorted(const SortingHeads& heads, const Sorted& sorted, const Atte
         lists == heads.buckets ? blocks : broadcast_to(blocks, {heads.groups, heads.buckets, slots, heads.width});
     return p.own ? concat({all, heads.in_buckets(x)}, 2) : all;
   };
-  const bool *query_is_real = heads.query_is_real.data<bool>(), *key_is_real = heads.key_is_real.data<bool>();
-  const bool* seen = sorted.seen.data<bool>();
-  const Tensor allowed =
-      allowed_where({heads.groups, heads.buckets, b, slots + (p.own ? b : 0)}, [&](auto g, auto u, auto i, auto j) {
-        if (!query_is_real[g * heads.length + u * b + i]) return false;
-        // Slots 1 .. b-1 of a rotated head's last bucket hold the tokens 0 .. b-2.
-        const bool wrapped = heads.is_rotated(g) && u == heads.buckets - 1 && i > 0;
-        if (j < slots) return !wrapped && seen[(g * lists + (lists == 1 ? 0 : u)) * slots + j];
-        const std::int64_t own = j - slots;
-        const bool visible = !p.causal || (own <= i && !(wrapped && own == 0));
-        return visible && key_is_real[g * heads.key_length + u * b + own];
-      });
+  const SortedRule rule{heads.count, heads.length, heads.key_length, b, lists, slots, p.causal, p.own};
+  const Tensor allowed = sorted.seen.like({heads.groups, heads.buckets, b, rule.width()});
+  dispatch_device(allowed, [&](auto space) {
+    kernels::Visible::sorted(space, allowed.count(), rule, sorted.seen.data<bool>(), heads.query_is_real.data<bool>(),
+                             heads.key_is_real.data<bool>(), allowed.data<bool>());
+  });
   const Var y = attend(heads.in_buckets(heads.q), with_own(sorted.keys, heads.k), with_own(sorted.values, heads.v),
                        allowed, dropout.rate, dropout.rng.split(1));
   return heads.rotated(reshape(y, {heads.batch, heads.count, heads.length, heads.width}), -(b - 1));

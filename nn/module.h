@@ -64,12 +64,12 @@ struct Scope {
   /// The rate to use: `rate` in training, else 0.
   double active(double rate) const { return training ? rate : 0; }
   /// Gumbel noise in training (or injected), else an empty tensor.
-  Tensor gumbel(Shape shape, DType dtype) const {
+  Tensor gumbel(Shape shape, DType dtype, Device device) const {
     Tensor noise;
     if (injected) {
-      noise = injected->of(rng, shape, dtype);
+      noise = injected->of(rng, shape, dtype).to(device);
     } else if (training) {
-      noise = sinkhorn::gumbel(rng, shape, dtype);
+      noise = sinkhorn::gumbel(rng, shape, dtype, device);
     }
     if (noise) observe("gumbel", noise);
     return noise;

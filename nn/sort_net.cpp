@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "autograd/choices.h"
+
 namespace sinkhorn {
 namespace {
 
@@ -16,27 +18,14 @@ void observe(const Scope& scope, const Var& scores, const TopK& chosen) {
 }  // namespace
 
 Tensor causal_choices(std::int64_t batch, std::int64_t heads, std::int64_t buckets, std::int64_t bucket,
-                      std::int64_t n_top, const Tensor& given_mask) {
-  const std::int64_t length = buckets * bucket;
-  const Tensor mask = given_mask ? given_mask.to(Device::cpu) : Tensor();
-  Tensor allowed(Shape{batch, heads, buckets, n_top + buckets}, DType::boolean);
-  bool* out = allowed.data<bool>();
-  std::vector<char> has_real(buckets);
-  for (std::int64_t sequence = 0; sequence < batch; ++sequence) {
-    for (std::int64_t head = 0; head < heads; ++head) {
-      const std::int64_t shift = head >= heads / 2 ? bucket - 1 : 0;
-      for (std::int64_t j = 0; j < buckets; ++j) {
-        has_real[j] = !mask;
-        for (std::int64_t slot = j * bucket; slot < (j + 1) * bucket && !has_real[j]; ++slot)
-          has_real[j] = mask.data<bool>()[sequence * length + (slot + shift) % length];
-      }
-      for (std::int64_t u = 0; u < buckets; ++u) {
-        for (std::int64_t j = 0; j < n_top; ++j) *out++ = true;
-        for (std::int64_t j = 0; j < buckets; ++j) *out++ = j < u && has_real[j];
-      }
-    }
-  }
-  return allowed;
+                      std::int64_t n_top, const Tensor& given_mask, Device device) {
+  const ChoiceShape shape{batch, heads, buckets, bucket, n_top};
+  const Tensor mask = given_mask ? given_mask.to(device) : Tensor();
+  Tensor open({batch, heads, buckets, shape.columns()}, DType::boolean, device);
+  dispatch_device(open, [&](auto space) {
+    kernels::Choices::causal(space, shape, mask ? mask.data<bool>() : nullptr, open.data<bool>());
+  });
+  return open;
 }
 
 Var CausalSortNet::scores(const Scope& scope, const Var& q, const Var& kv, std::int64_t bucket, std::int64_t local,
@@ -60,37 +49,28 @@ Var CausalSortNet::scores(const Scope& scope, const Var& q, const Var& kv, std::
   return leaky_relu(matmul(seen, broadcast_to(columns, {s[0], s[1], s[3], n_top + s[2]})));
 }
 
-// Without a mask they follow from the length alone, so they are moved to the device once.
-Tensor CausalSortNet::choices(const Shape& scores, Device device, std::int64_t bucket, std::int64_t n_top,
-                              const Tensor& mask) const {
-  if (mask) return causal_choices(scores[0], scores[1], scores[2], bucket, n_top, mask).to(device);
-  const Shape needed{1, 1, scores[2], scores[3]};
-  if (!open_to_all || open_to_all.shape() != needed || open_to_all.device() != device)
-    open_to_all = causal_choices(1, 1, scores[2], bucket, n_top, {}).to(device);
-  return open_to_all;
-}
-
 Routing CausalSortNet::operator()(const Scope& scope, const Var& q, const Var& kv, std::int64_t bucket,
                                   std::int64_t local, std::int64_t n_top, double temperature,
                                   const Tensor& mask) const {
-  const Var scored = scores(scope, q, kv, bucket, local, n_top, mask);
-  const Var open = mask_fill(scored, choices(scored.shape(), q.value.device(), bucket, n_top, mask),
-                             -std::numeric_limits<double>::infinity());
+  const Shape s = q.shape();  // (B, T, H, d)
+  const Tensor allowed = causal_choices(s[0], s[2] - local, s[1] / bucket, bucket, n_top, mask, q.value.device());
+  const Var open =
+      mask_fill(scores(scope, q, kv, bucket, local, n_top, mask), allowed, -std::numeric_limits<double>::infinity());
   TopK chosen = top_k(open, n_top, temperature, scope.choices ? scope.choices->replayed() : Tensor());
   if (scope.choices) scope.choices->record(chosen.picks);
   observe(scope, open, chosen);
   return {chosen.weights, chosen.picks};
 }
 
-Tensor buckets_with_tokens(std::int64_t batch, std::int64_t length, std::int64_t bucket, const Tensor& mask) {
-  const std::int64_t buckets = length / bucket;
-  if (!mask) return Tensor::full({batch, buckets}, 1, DType::boolean);
-  const Tensor here = mask.to(Device::cpu);
-  Tensor some(Shape{batch, buckets}, DType::boolean);
-  for (std::int64_t i = 0; i < some.count(); ++i) {
-    const bool* real = here.data<bool>() + i * bucket;
-    some.data<bool>()[i] = std::find(real, real + bucket, true) != real + bucket;
-  }
+Tensor buckets_with_tokens(std::int64_t batch, std::int64_t length, std::int64_t bucket, const Tensor& given_mask,
+                           Device device) {
+  const Shape shape{batch, length / bucket};
+  if (!given_mask) return Tensor::full(shape, 1, DType::boolean, device);
+  const Tensor mask = given_mask.to(device);
+  Tensor some(shape, DType::boolean, device);
+  dispatch_device(some, [&](auto space) {
+    kernels::Choices::with_tokens(space, some.count(), bucket, mask.data<bool>(), some.data<bool>());
+  });
   return some;
 }
 
@@ -122,9 +102,8 @@ Routing SortNet::route(const Scope& scope, const Var& q, const Var& kv, const So
   // Without key buckets there is one pick, and it finds nothing to choose.
   const std::int64_t batch = all.shape()[0], buckets = all.shape()[3], most = std::max<std::int64_t>(buckets, 1),
                      shared = std::min(o.sortcut, most);
-  const Tensor open = buckets_with_tokens(batch, kv.shape()[1], o.pattern.key_bucket, masks.keys)
-                          .reshape({batch, 1, 1, buckets})
-                          .to(all.value.device());
+  const Tensor open = buckets_with_tokens(batch, kv.shape()[1], o.pattern.key_bucket, masks.keys, all.value.device())
+                          .reshape({batch, 1, 1, buckets});
   const Var choices = mask_fill(all, open, -std::numeric_limits<double>::infinity());
   TopK chosen = top_k(choices, one_row ? shared : std::min(o.n_top, most), o.temperature,
                       scope.choices ? scope.choices->replayed() : Tensor());
@@ -143,12 +122,11 @@ Var SortNet::sorting_matrix(const Scope& scope, const Var& q, const Var& kv, con
   const Shape s = raw.shape();  // (B, h, N, M)
   Var log_scores = log(scale(relu(raw), 1, 1e-6));
   scope.observe("log_scores", log_scores.value);
-  if (const Tensor noise = scope.split(2).gumbel({s[0] * s[1], s[2], s[3]}, raw.value.dtype()))
-    log_scores = add(log_scores, noise.reshape(s).to(raw.value.device()));
-  const Tensor open = buckets_with_tokens(s[0], kv.shape()[1], o.pattern.key_bucket, masks.keys);
+  if (const Tensor noise = scope.split(2).gumbel({s[0] * s[1], s[2], s[3]}, raw.value.dtype(), raw.value.device()))
+    log_scores = add(log_scores, noise.reshape(s));
+  const Tensor open = buckets_with_tokens(s[0], kv.shape()[1], o.pattern.key_bucket, masks.keys, raw.value.device());
   scope.observe("open", open);
-  const Var matrix = sinkhorn(scale(log_scores, 1 / o.temperature),
-                              open.reshape({s[0], 1, s[3]}).to(raw.value.device()), o.iterations);
+  const Var matrix = sinkhorn(scale(log_scores, 1 / o.temperature), open.reshape({s[0], 1, s[3]}), o.iterations);
   scope.observe("sorting_matrix", matrix.value);
   const std::int64_t rows = o.sortcut > 0 ? std::min({o.sortcut, s[3], s[2]}) : s[2];
   return cast(slice(matrix, 2, 0, rows), q.value.dtype());

@@ -25,12 +25,10 @@ struct CausalSortNet {
   }
 
   Parameter linear = {};
-  mutable Tensor open_to_all = {};  // the choices of all sequences and heads, where nothing is padded
 
  private:
   Var scores(const Scope& scope, const Var& q, const Var& kv, std::int64_t bucket, std::int64_t local,
              std::int64_t n_top, const Tensor& mask) const;
-  Tensor choices(const Shape& scores, Device device, std::int64_t bucket, std::int64_t n_top, const Tensor& mask) const;
 };
 
 /// How a sort net that looks in both directions chooses.
@@ -74,11 +72,12 @@ struct SortNet {
              bool one_row) const;
 };
 
-/// What causality and padding leave to choose: bool (B, h, N, n + N) on the CPU, true = may be chosen.
+/// What causality and padding leave to choose: bool (B, h, N, n + N), true = may be chosen.
 Tensor causal_choices(std::int64_t batch, std::int64_t heads, std::int64_t buckets, std::int64_t bucket,
-                      std::int64_t n_top, const Tensor& mask);
+                      std::int64_t n_top, const Tensor& mask, Device device = Device::cpu);
 
 /// Key buckets that hold a real token: bool (B, M), of `mask` (B, S). Without a mask all of them do.
-Tensor buckets_with_tokens(std::int64_t batch, std::int64_t length, std::int64_t bucket, const Tensor& mask);
+Tensor buckets_with_tokens(std::int64_t batch, std::int64_t length, std::int64_t bucket, const Tensor& mask,
+                           Device device = Device::cpu);
 
 }  // namespace sinkhorn

@@ -10,12 +10,13 @@ namespace sinkhorn {
 namespace {
 
 /// Options that a resumed run may be given anew: they change no step that was already made, nor how the next is made.
-constexpr std::array<std::string_view, 20> free_options = {"preset",        "data",          "out",
-                                                           "resume",        "override",      "device",
-                                                           "threads",       "steps",         "eval_every",
-                                                           "eval_batches",  "keep",          "log_every",
-                                                           "sample_prompt", "sample_length", "sample_temperature",
-                                                           "sample_top_k",  "sample_top_p",  "checkpoint_every"};
+constexpr std::array<std::string_view, 19> free_options = {"preset",         "data",          "out",
+                                                           "resume",         "override",      "device",
+                                                           "threads",        "steps",         "eval_every",
+                                                           "eval_batches",   "keep",          "log_every",
+                                                           "sample_prompt",  "sample_length", "sample_temperature",
+                                                           "sample_top_k",   "sample_top_p",  "checkpoint_every",
+                                                           "target_val_loss"};
 
 bool is_free(std::string_view name) {
   return std::find(free_options.begin(), free_options.end(), name) != free_options.end();

@@ -24,6 +24,7 @@ struct TrainConfig {
   double beta1 = 0.9, beta2 = 0.99, epsilon = 1e-8, weight_decay = 0.1, clip_norm = 1;
   double embedding_init_std = 1;
   std::int64_t eval_every = 100, eval_batches = 8, checkpoint_every = 200, keep = 2, log_every = 20;
+  double target_val_loss = 0;  // 0: none
   std::string sample_prompt;
   std::int64_t sample_length = 400;
   double sample_temperature = 0.8;

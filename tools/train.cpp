@@ -27,6 +27,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+const Clock::time_point process_start = Clock::now();  // once its libraries are loaded
+
 double milliseconds_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
@@ -43,15 +45,16 @@ class Run {
     }
     const InterruptGuard guard;
     banner();
-    if (trainer_->steps_done() < settings_.train.steps) {
+    if (!is_complete()) {
       if (!loop()) {
         std::cout << "interrupted; to go on: " << hint({"train", "--out", settings_.train.out, "--resume"})
                   << std::endl;
         return 130;
       }
     } else {
-      std::cout << fmt::format("this run is complete at step {}; --steps {} would go on\n", trainer_->steps_done(),
-                               2 * trainer_->steps_done());
+      std::cout << fmt::format(
+          "this run is complete at step {}; {} would go on\n", trainer_->steps_done(),
+          has_reached_target() ? "--target-val-loss 0" : fmt::format("--steps {}", 2 * trainer_->steps_done()));
       // It ended between saving its best and its last checkpoint, and was resumed from the best.
       if (!std::filesystem::exists(folder_->path() / RunFolder::step_name(record_.step))) save(false, true);
     }
@@ -171,6 +174,11 @@ class Run {
     std::cout << std::endl;
   }
 
+  bool has_reached_target() const {
+    return settings_.train.target_val_loss > 0 && record_.best_val_loss <= settings_.train.target_val_loss;
+  }
+  bool is_complete() const { return trainer_->steps_done() >= settings_.train.steps || has_reached_target(); }
+
   std::int64_t tokens_per_step() const {
     return settings_.train.batch_size * settings_.train.accumulate * settings_.train.seq_len;
   }
@@ -184,11 +192,10 @@ class Run {
 
   /// At least one step. False if the user interrupted it; the state is saved then.
   bool loop() {
-    const TrainConfig& train = settings_.train;
-    Progress progress(std::cout, drawing::terminal_columns(), train.log_every, trainer_->steps_done());
+    Progress progress(std::cout, drawing::terminal_columns(), settings_.train.log_every, trainer_->steps_done());
     try {
       do step(progress);
-      while (trainer_->steps_done() < train.steps && !interrupted());
+      while (!is_complete() && !interrupted());
     } catch (const NonFinite& error) {
       progress.clear();
       fail<NonFinite>(error.what(), last_good());
@@ -200,7 +207,7 @@ class Run {
       throw;
     }
     progress.clear();
-    return trainer_->steps_done() >= train.steps;
+    return is_complete();
   }
 
   void step(Progress& progress) {
@@ -229,7 +236,10 @@ class Run {
                      .milliseconds = entry.milliseconds,
                      .tokens_per_second = entry.tokens_per_second});
     if (entry.val_loss) show_evaluation(entry, best, progress);
-    const bool due = step % train.checkpoint_every == 0 || last || interrupted();
+    if (entry.val_loss && has_reached_target())
+      progress.say(fmt::format("reached the target {} at step {}, {:.1f} s after the process started",
+                               train.target_val_loss, step, milliseconds_since(process_start) / 1000));
+    const bool due = step % train.checkpoint_every == 0 || is_complete() || interrupted();
     if (best || due) save(best, due);
     if (due) progress.say(fmt::format("saved step {}: {}", step, last_saved_));
   }

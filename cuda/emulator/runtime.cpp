@@ -46,6 +46,7 @@ void wait() {
 
 template <class T>
 T read(const T* element) {
+  ++Memory::transfers().downloads;
   wait();
   return *on_host(element);
 }

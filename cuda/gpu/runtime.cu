@@ -150,6 +150,7 @@ void wait() {
 template <class T>
 T read(const T* element) {
   T value;
+  ++Memory::transfers().downloads;
   Memory::download(Cuda{}, reinterpret_cast<const std::byte*>(element), reinterpret_cast<std::byte*>(&value),
                    sizeof(T));
   return value;

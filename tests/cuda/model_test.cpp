@@ -3,13 +3,17 @@
 
 #include <sstream>
 
+#include "autograd/memory.h"
 #include "autograd/pool.h"
 #include "cuda/runtime.h"
 #include "models/encoder_decoder.h"
 #include "models/generate.h"
 #include "nn/composed_attention.h"
+#include "nn/sort_net.h"
 #include "tests/cuda/agreement.h"
+#include "tests/models/random_model.h"
 #include "tests/shared.h"
+#include "tools/checkpoint.h"
 #include "tools/parity.h"
 #include "tools/trainer.h"
 
@@ -110,6 +114,227 @@ TEST(DeviceModel, TrainsInEveryPrecisionLikeTheCpu) {
       EXPECT_NEAR(cpu.gradient_norm, cuda.gradient_norm, 0.05 * cpu.gradient_norm) << precision;
     }
     EXPECT_TRUE(equal_bits(there.parameters().values, again.parameters().values)) << precision << ": two runs differ";
+  }
+}
+
+/// A model whose attention is of the kind that the GPU's own instructions take: heads of 64, buckets of 64; smaller
+/// where it is emulated. Local, sorting and rotated heads.
+ModelConfig wide_model(std::int64_t length) {
+  ModelConfig model = tiny_model();
+  const bool small = testing::is_emulated();
+  model.heads = 4;
+  model.n_local_attn_heads = 2;
+  model.dim = 4 * (small ? 8 : 64);
+  model.bucket_size = small ? 4 : 64;
+  model.max_seq_len = length;
+  return model;
+}
+
+Batch batch_of(const ModelConfig& model, std::int64_t rows, std::uint64_t seed = 1) {
+  const Tensor ids = integers(Rng(seed), {rows, model.max_seq_len + 1}, std::int32_t(model.num_tokens));
+  return {slice(Var(ids), 1, 0, model.max_seq_len).value, slice(Var(ids), 1, 1, model.max_seq_len + 1).value};
+}
+
+TEST(DeviceModel, MakesAStepOfWideHeadsInBf16) {
+  SINKHORN_NEEDS_DEVICE();
+  TrainConfig train;
+  train.precision = "bf16";
+  ModelConfig model = wide_model(testing::is_emulated() ? 16 : 256);
+  model.attn_dropout = 0.1;
+  const Batch batch = batch_of(model, 2);
+  Trainer here(model, train), there(model, train, Device::cuda);
+  for (int step = 0; step < 2; ++step) {
+    const auto same = [&](std::int64_t) { return Batch(batch); };
+    const StepResult cpu = here.step(same), cuda = there.step(same);
+    EXPECT_NEAR(cpu.loss, cuda.loss, 0.01 * cpu.loss);
+    EXPECT_NEAR(cpu.gradient_norm, cuda.gradient_norm, 0.05 * cpu.gradient_norm);
+  }
+}
+
+// P1: what comes later changes no bit of what came before.
+TEST(DeviceModel, NoOutputDependsOnTheFuture) {
+  SINKHORN_NEEDS_DEVICE();
+  const std::int64_t length = testing::is_emulated() ? 16 : 8192;
+  const ModelConfig config = wide_model(length);
+  for (const std::optional<DType> compute : {std::optional<DType>(), std::optional<DType>(DType::bf16)}) {
+    for (const bool simple : {false, true}) {
+      ModelConfig kind = config;
+      kind.use_simple_sort_net = simple;
+      kind.attn_dropout = 0.1;
+      const auto model = testing::random_model(kind, 3, DType::f32);
+      move_to(Device::cuda, *model);
+      const auto logits = [&](const Tensor& ids, bool training) {
+        const Scope scope{.rng = Rng(5), .training = training, .compute = compute};
+        return (*model)(scope, ids.to(Device::cuda)).value.to(Device::cpu);
+      };
+      const Tensor ids = testing::random_ids(1, 1, length, kind.num_tokens);
+      const std::vector<double> places =
+          integers(Rng(9), {testing::is_emulated() ? 1 : 6}, std::int32_t(length - 1)).to_vector();
+      std::vector<std::int64_t> changed{1, kind.bucket_size - 1, kind.bucket_size, length / 2, length - 1};
+      for (double place : places) changed.push_back(1 + std::int64_t(place));
+      for (const bool training : {false, true}) {
+        const Tensor before = logits(ids, training);
+        const std::size_t slot = before.bytes() / std::size_t(length);
+        for (const std::int64_t j : changed) {
+          Tensor other = ids.clone();
+          for (std::int64_t i = j; i < length; ++i)  // all that comes later
+            other.data<std::int32_t>()[i] = std::int32_t((other.data<std::int32_t>()[i] + 1 + i % 7) % kind.num_tokens);
+          const Tensor after = logits(other, training);
+          EXPECT_TRUE(std::equal(before.raw(), before.raw() + std::size_t(j) * slot, after.raw()))
+              << "an output before " << j << " moves, simple sort net " << simple << ", bf16 " << bool(compute);
+          EXPECT_FALSE(std::equal(before.raw() + std::size_t(j) * slot, before.raw() + before.bytes(),
+                                  after.raw() + std::size_t(j) * slot))
+              << "nothing moves at all";
+        }
+      }
+    }
+  }
+}
+
+// Kinds of training that ask the pool for different things.
+std::vector<std::pair<ModelConfig, TrainConfig>> kinds_of_training() {
+  std::vector<std::pair<ModelConfig, TrainConfig>> kinds(5, {tiny_model(), {}});
+  kinds[1].second.precision = "bf16";
+  kinds[1].first.attn_dropout = kinds[1].first.ff_dropout = kinds[1].first.emb_dropout = 0.1;
+  kinds[2].first.reversible = false;
+  kinds[2].first.use_simple_sort_net = true;
+  kinds[2].first.ff_glu = true;
+  kinds[3].second.encoder_decoder = true;
+  kinds[3].second.accumulate = 2;
+  kinds[4].second.encoder_decoder = true;
+  kinds[4].first.non_permutative = false;  // of the encoder: Gumbel-Sinkhorn
+  return kinds;
+}
+
+Batch any_batch(const ModelConfig& model, const TrainConfig& train, std::uint64_t seed) {
+  Batch batch = batch_of(model, 2, seed);
+  if (!train.encoder_decoder) return batch;
+  Tensor mask = Tensor::full(batch.inputs.shape(), 1, DType::boolean);
+  for (std::int64_t i = 0; i < 5; ++i) mask.data<bool>()[i] = false;
+  batch.mask = batch.counted = mask;
+  batch.source = {batch.inputs, mask};
+  return batch;
+}
+
+TEST(DevicePool, AsksForNothingFromTheSecondTrainingStepOn) {
+  SINKHORN_NEEDS_DEVICE();
+  const auto asked = [] { return Pool::of(Device::cuda).stats().system_allocations; };
+  for (const auto& kind : kinds_of_training()) {
+    const ModelConfig& model = kind.first;
+    const TrainConfig& train = kind.second;
+    Pool::of(Device::cuda).release();
+    Trainer trainer(model, train, Device::cuda);
+    std::uint64_t seed = 0;
+    const auto next = [&](std::int64_t) { return any_batch(model, train, ++seed); };
+    const std::size_t before = asked();
+    trainer.step(next);
+    const std::size_t first = asked();
+    EXPECT_GT(first, before);
+    for (int step = 0; step < (testing::is_emulated() ? 2 : 5); ++step) trainer.step(next);
+    EXPECT_EQ(asked(), first) << "precision " << train.precision << ", encoder-decoder " << train.encoder_decoder;
+  }
+}
+
+TEST(DevicePool, AsksForNothingInTheSecondGeneration) {
+  SINKHORN_NEEDS_DEVICE();
+  ModelConfig config = tiny_model();
+  SinkhornTransformerLM model(config, Rng(3));
+  move_to(Device::cuda, model);
+  Pool::of(Device::cuda).release();
+  const auto asked = [] { return Pool::of(Device::cuda).stats().system_allocations; };
+  const std::vector<std::vector<std::int32_t>> prompts{{1, 2, 3}, {4, 5, 6, 7, 8}};
+  generate(model, prompts, 14, {}, Rng(5));  // beyond the longest sequence
+  const std::size_t first = asked();
+  EXPECT_GT(first, 0u);
+  for (std::uint64_t key = 6; key < 9; ++key) generate(model, prompts, 14, {}, Rng(key));
+  EXPECT_EQ(asked(), first);
+}
+
+// Choices, noise, dropout and masks are made on the device: between the ids and the loss nothing crosses.
+TEST(DeviceModel, CopiesNothingBetweenHostAndDeviceWithinAPass) {
+  SINKHORN_NEEDS_DEVICE();
+  const auto crossed = [] { return Memory::transfers().uploads + Memory::transfers().downloads; };
+  for (auto [config, train] : kinds_of_training()) {
+    for (const bool masked : {false, true}) {
+      SequenceModel model(config, train.encoder_decoder, Rng(3));
+      move_to(Device::cuda, model);
+      Batch batch = any_batch(config, train, 1);
+      if (masked) batch.mask = batch.counted = Draw(Rng(4)).mask(batch.inputs.shape());
+      batch = batch.to(Device::cuda);
+      Scope scope{.tape = Tape::record(true), .rng = Rng(7), .training = true};
+      if (train.precision == "bf16") scope.compute = DType::bf16;
+      const auto before = crossed();
+      const Var loss = cross_entropy(model(scope, batch), batch.targets, batch.counted).loss;
+      scope.tape.backward(loss, Tensor::full({}, 1, DType::f32, Device::cuda));
+      EXPECT_EQ(crossed(), before) << "precision " << train.precision << ", encoder-decoder " << train.encoder_decoder
+                                   << ", masked " << masked;
+    }
+  }
+  const auto before = crossed();
+  Tensor::zeros({2}).to(Device::cuda).to(Device::cpu);
+  EXPECT_EQ(crossed(), before + 2) << "the counter counts";
+}
+
+TEST(OnTheDevice, ChoicesAndNoiseAreThoseOfTheCpu) {
+  SINKHORN_NEEDS_DEVICE();
+  Draw draw(Rng(3));
+  for (const auto& [batch, heads, buckets, bucket, n_top] :
+       {std::tuple<int, int, int, int, int>{1, 1, 1, 1, 1}, {2, 3, 5, 4, 2}, {3, 2, 7, 3, 3}, {2, 4, 33, 8, 2}}) {
+    const Tensor mask = draw.mask({batch, buckets * bucket});
+    for (const Tensor& given : {Tensor(), mask, Tensor::zeros(mask.shape(), DType::boolean)}) {
+      const Tensor there = causal_choices(batch, heads, buckets, bucket, n_top, given, Device::cuda);
+      EXPECT_EQ(there.device(), Device::cuda);
+      EXPECT_TRUE(equal_bits(there, causal_choices(batch, heads, buckets, bucket, n_top, given)));
+      EXPECT_TRUE(equal_bits(buckets_with_tokens(batch, buckets * bucket, bucket, given, Device::cuda),
+                             buckets_with_tokens(batch, buckets * bucket, bucket, given)));
+    }
+  }
+  const Rng stream = Rng(4).split(9);
+  for (std::int64_t count : {0, 1, 5, 70003}) {
+    const std::vector<double> f64 = gumbel(stream, {count}, DType::f64).to_vector(),
+                              there = gumbel(stream, {count}, DType::f64, Device::cuda).to_vector();
+    for (std::size_t i = 0; i < f64.size(); ++i) ASSERT_NEAR(there[i], f64[i], 1e-12) << i;
+    for (DType dtype : {DType::f32, DType::bf16}) {
+      const Tensor on_device = gumbel(stream, {count}, dtype, Device::cuda);
+      EXPECT_LE(testing::squared_error(on_device, gumbel(stream, {count}, DType::f64)), testing::limit_of(dtype));
+    }
+  }
+}
+
+// What a checkpoint holds suffices on the same device, to the bit, and on the other.
+TEST(DeviceModel, GoesOnFromACheckpointOnEitherDevice) {
+  SINKHORN_NEEDS_DEVICE();
+  const testing::TemporaryFolder folder;
+  ModelConfig model = tiny_model();
+  TrainConfig train;
+  train.steps = 8;
+  train.preset = "cpu-small";  // as every run has one
+  const auto next = [&](std::int64_t step) {
+    return [&model, step](std::int64_t) { return batch_of(model, 2, std::uint64_t(step)); };
+  };
+  for (const Device from : {Device::cuda, Device::cpu}) {
+    Trainer first(model, train, from);
+    for (int step = 1; step <= 4; ++step) first.step(next(step));
+    RunRecord record;
+    record.model = model;
+    record.train = train;
+    record.tokenizer = Tokenizer::characters("abcdefghijk");
+    record.step = first.steps_done();
+    const std::filesystem::path path = folder.path / "checkpoint.safetensors";
+    safetensors::write(path, to_metadata(record, first.rng_key(), ""), checkpoint_items(first));
+    const safetensors::File file = safetensors::read(path);
+    Trainer same(model, train, from), other(model, train, from == Device::cpu ? Device::cuda : Device::cpu);
+    load_checkpoint(file, read_record(file), same);
+    load_checkpoint(file, read_record(file), other);
+    for (int step = 5; step <= 8; ++step) {
+      const StepResult went_on = first.step(next(step)), resumed = same.step(next(step)),
+                       moved = other.step(next(step));
+      EXPECT_EQ(went_on.loss, resumed.loss);
+      EXPECT_NEAR(went_on.loss, moved.loss, 1e-4 * went_on.loss) << "step " << step;
+    }
+    EXPECT_TRUE(equal_bits(first.parameters().values, same.parameters().values));
+    EXPECT_TRUE(equal_bits(first.parameters().second_moment, same.parameters().second_moment));
+    std::filesystem::remove(path);
   }
 }
 

@@ -2,6 +2,8 @@
 // large shapes. Buffers stand between guard words and hold NaN at first.
 #include <gtest/gtest.h>
 
+#include <cstdio>
+#include <cstdlib>
 #include <optional>
 
 #include "autograd/gradcheck.h"
@@ -19,6 +21,19 @@ using testing::limit_of;
 using testing::squared_error;
 using testing::Subject;
 using testing::subjects;
+
+// Counts what `compare` compares, each output or gradient once, and says so at the end of the program. All tests of
+// OnDevice together make at least kLeast; with only some of them, whatever they make is right.
+class Comparisons : public ::testing::Environment {
+ public:
+  static constexpr int kLeast = 2000, kTests = 12;  // four tests in three types
+  void TearDown() override {
+    if (made > 0) std::printf("%d comparisons of CUDA with the CPU and with f64, in %d tests\n", made, tests);
+    EXPECT_TRUE(tests < kTests || made >= kLeast) << made << " comparisons, expected at least " << kLeast;
+  }
+  int made = 0, tests = 0;
+};
+Comparisons& comparisons = *static_cast<Comparisons*>(::testing::AddGlobalTestEnvironment(new Comparisons));
 
 // Guards on the device's pool for as long as it lives; every buffer must come back whole.
 class Guarded {
@@ -58,6 +73,7 @@ void compare(const std::string& name, DType dtype, const Tensors& inputs, const 
                                                                         : testing::Arithmetic::elementwise;
   for (std::size_t i = 0; i < exact.size(); ++i) {
     const std::string what = name + (i == 0 ? ", output" : ", gradient of input " + std::to_string(i - 1));
+    ++comparisons.made;
     EXPECT_EQ(bool(on_device[i]), bool(exact[i])) << what;
     if (!on_device[i] || !exact[i]) continue;
     EXPECT_EQ(on_device[i].dtype(), on_cpu[i].dtype()) << what;
@@ -69,9 +85,17 @@ void compare(const std::string& name, DType dtype, const Tensors& inputs, const 
   }
 }
 
+// How often each case is drawn: once where that takes its time, on the emulated grid or under a tool (SINKHORN_DRAWS).
+const std::size_t kDraws = std::getenv("SINKHORN_DRAWS") ? std::strtoul(std::getenv("SINKHORN_DRAWS"), nullptr, 10)
+                           : testing::is_emulated()      ? 1
+                                                         : 3;
+
 class OnDevice : public ::testing::TestWithParam<DType> {
  protected:
-  void SetUp() override { SINKHORN_NEEDS_DEVICE(); }
+  void SetUp() override {
+    SINKHORN_NEEDS_DEVICE();
+    ++comparisons.tests;
+  }
 };
 
 TEST_P(OnDevice, CasesOfEveryOpAgreeWithTheCpu) {
@@ -79,7 +103,9 @@ TEST_P(OnDevice, CasesOfEveryOpAgreeWithTheCpu) {
     // A cast's types are its own, and a chain holds its parameters itself: gradcheck_test.cpp has both in f64.
     if (GetParam() != DType::f64 && (check.name == "cast" || check.name == "reversible_chain")) continue;
     int number = 0;
-    for (const AnyCase& at : check.cases()) {
+    const std::vector<AnyCase> cases = check.cases();
+    for (std::size_t drawing = 0; drawing < cases.size() * kDraws; ++drawing) {
+      const AnyCase& at = cases[drawing % cases.size()];
       Draw draw(Rng(std::uint64_t(100 + ++number)));
       const Tensors drawn = at.inputs(draw);
       // Only floating inputs become leaves; the others stay constants.
@@ -111,6 +137,104 @@ TEST_P(OnDevice, LargeShapesAgreeWithTheCpu) {
     for (const Shape& shape : subject.inputs)
       inputs.push_back(uniform(Rng(inputs.size()), shape, -2, 2, DType::f64).to(GetParam()));
     compare(subject.name, GetParam(), inputs, subject.f);
+  }
+}
+
+// Widths beside and beyond warps and blocks, no rows, one element, more rows than 2^16.
+TEST_P(OnDevice, OddShapesAgreeWithTheCpu) {
+  struct Rows {
+    std::int64_t rows, width;
+  };
+  std::vector<Rows> shapes{{0, 5}, {1, 1}, {3, 31}, {2, 33}, {5, 255}, {3, 257}, {2, 1025}};
+  if (!testing::is_emulated()) shapes.insert(shapes.end(), {{70001, 3}, {65537, 8}, {1, 70001}});
+  for (const Rows& each : shapes) {
+    const std::int64_t rows = each.rows, width = each.width;
+    const Shape x{rows, width};
+    const Tensor allowed = Draw(Rng(9)).mask(x), ids = integers(Rng(7), {rows}, std::int32_t(width));
+    const auto on = [](const Tensor& t, const Var& like) { return t.to(like.value.device()); };
+    const Tensor open = Tensor::full(x, 0, DType::boolean);  // a mask that leaves nothing
+    std::vector<Subject> all{
+        {"layer_norm", {x, {width}, {width}}, [](auto v) { return layer_norm(v[0], v[1], v[2]); }},
+        {"softmax", {x}, [=](auto v) { return softmax(v[0], on(allowed, v[0])); }},
+        {"softmax of nothing", {x}, [=](auto v) { return softmax(v[0], on(open, v[0])); }},
+        {"log_softmax", {x}, [](auto v) { return log_softmax(v[0]); }},
+        {"log_sum_exp", {x}, [](auto v) { return log_sum_exp(v[0]); }},
+        {"maps", {x}, [](auto v) { return gelu(v[0]) * sigmoid(v[0]); }},
+        {"broadcasting", {x, {width}, {rows, 1}}, [](auto v) { return (v[0] + v[1]) * v[2]; }},
+        {"mask_fill", {x}, [=](auto v) { return mask_fill(v[0], on(allowed, v[0]), -1); }},
+        {"dropout", {x}, [](auto v) { return dropout(v[0], 0.3, Rng(3)); }},
+        {"gated_gelu", {{rows, 2 * width}}, [](auto v) { return gated_gelu(v[0]); }},
+        {"permute",
+         {x},
+         [](auto v) {
+           return permute(v[0], {1, 0});
+         }},
+        {"concat",
+         {x, x},
+         [](auto v) {
+           return concat({v[0], v[1]}, 1);
+         }},
+        {"embedding", {{width, 3}}, [=](auto v) { return embedding(v[0], on(ids, v[0])); }},
+        {"linear", {x, {7, width}, {7}}, [](auto v) { return linear(v[0], v[1], v[2]); }},
+        {"matmul", {x, {rows, width}}, [](auto v) { return matmul(v[0], v[1], true, false); }},
+        {"sum over rows", {x}, [](auto v) { return sum(v[0], 0); }},
+    };
+    if (rows > 0) {
+      all.push_back({"sum over columns", {x}, [](auto v) { return sum(v[0], 1); }});
+      all.push_back({"max", {x}, [](auto v) { return max(v[0], 1); }});
+      all.push_back({"cross_entropy", {x}, [=](auto v) { return cross_entropy(v[0], on(ids, v[0])).loss; }});
+      all.push_back({"cumulative_mean", {{1, rows, width}}, [](auto v) { return cumulative_mean(v[0]); }});
+    }
+    if (width >= 3) all.push_back({"top_k", {x}, [](auto v) { return top_k(v[0], 3, 0.75).weights; }});
+    for (const Subject& subject : all) {
+      if (rows * width > 30000 && subject.name == "matmul") continue;  // its result is width x width
+      SCOPED_TRACE(::testing::Message() << rows << " x " << width);
+      Tensors inputs;
+      for (const Shape& shape : subject.inputs)
+        inputs.push_back(uniform(Rng(11 + inputs.size()), shape, -2, 2, DType::f64).to(GetParam()));
+      compare(subject.name, GetParam(), inputs, subject.f);
+    }
+  }
+}
+
+// Heads and buckets of the sizes that models have, which the GPU may treat otherwise than small ones.
+TEST_P(OnDevice, AttentionOfModelsAgreesWithTheCpu) {
+  const std::int64_t n = 2, heads = 4, rows = 2;
+  struct Size {
+    std::int64_t width, bucket, buckets;
+  };
+  std::vector<Size> sizes{{8, 4, 3}};
+  if (!testing::is_emulated())
+    sizes = {{64, 64, 4}, {64, 128, 2}, {64, 128, 3}, {32, 32, 4}, {64, 75, 3}, {128, 64, 2}};
+  for (const Size& size : sizes) {
+    const std::int64_t width = size.width, bucket = size.bucket, buckets = size.buckets;
+    for (const bool causal : {true, false}) {
+      for (const std::int64_t local : {0, 2, 4}) {
+        const std::int64_t length = bucket * buckets, sorting = heads - local;
+        const auto drawn = [&](std::uint64_t key, Shape shape) { return uniform(Rng(key), shape, -1, 1, DType::f64); };
+        Tensor picks({rows, sorting, buckets, n}, DType::i32);  // a null, or a bucket: when causal, one before
+        for (std::int64_t i = 0; i < picks.count(); ++i)
+          picks.data<std::int32_t>()[i] = std::int32_t(Rng(6).bits().word(std::uint64_t(i)) %
+                                                       std::uint64_t(causal ? n + i / n % buckets : buckets));
+        const Shape nulls{sorting, 1, width};
+        Tensors inputs{drawn(1, {rows, length, heads, width}), drawn(2, {rows, length, 2, heads, width}),
+                       uniform(Rng(3), {rows, sorting, buckets, n}, 0, 1, DType::f64)};
+        if (causal) inputs.push_back(drawn(4, nulls)), inputs.push_back(drawn(5, nulls));
+        for (std::size_t k = 0; k < inputs.size(); ++k)
+          inputs[k] = inputs[k].to(k == 2 ? wide(GetParam()) : GetParam());
+        for (const bool masked : {false, true}) {
+          SCOPED_TRACE(::testing::Message() << "width " << width << ", bucket " << bucket << " x " << buckets
+                                            << ", causal " << causal << ", local " << local << ", masked " << masked);
+          const Tensor mask = masked ? Draw(Rng(8)).mask({rows, length}) : Tensor();
+          compare("attention", GetParam(), inputs, [&](std::span<const Var> x) {
+            const auto on = [&](const Tensor& t) { return t ? t.to(x[0].value.device()) : t; };
+            const NullBlock null = causal ? NullBlock{x[3], x[4]} : NullBlock{};
+            return bucketed_attention(x[0], x[1], {x[2], on(picks)}, null, {bucket, bucket, local, causal},
+                                      {on(mask), on(mask)}, {masked ? 0.2 : 0, Rng(9)});
+          });
+        }
+      }
+    }
   }
 }
 

@@ -242,4 +242,33 @@ TEST_F(Run, TestAllAddsTheSanitizersAndFailsIfAnyFails) {
   EXPECT_EQ(run("test --all").status, 0);
 }
 
+// Of a long log only the end may be kept, so that is where it stands.
+TEST_F(Run, TestAllEndsInWhatFailedAndWhy) {
+  fake("ninja", R"(echo '[1/1] ninja noise'
+    [[ $2 != *tsan ]] || { echo 'pool.cpp:1: error: no'; exit 1; }
+    cat >"$2/sinkhorn_tests" <<'END'
+#!/bin/bash
+[[ $0 == *asan* ]] || { echo '[  PASSED  ] 8 tests.'; exit 0; }
+echo '[ RUN      ] Pool.Lends'
+echo 'tests/pool_test.cpp:7: Failure'
+echo '  lent: 3'
+echo '[  FAILED  ] Pool.Lends (3 ms)'
+echo '[ RUN      ] Pool.Returns'
+echo '==1==ERROR: AddressSanitizer: heap-use-after-free on address 0x1'
+echo 'SUMMARY: AddressSanitizer: heap-use-after-free pool.cpp:12 in take'
+kill -ABRT $$
+END
+    chmod +x "$2/sinkhorn_tests")");
+  const Outcome got = run("test --all");
+  EXPECT_EQ(got.status, 1);
+  const std::size_t summary = got.err.find("run: summary of the parts\n");
+  ASSERT_NE(summary, std::string::npos) << got.err;
+  const std::string end = got.err.substr(summary);
+  for (const char* part : {"normal: ok: 8 passed, 0 failed, 0 skipped\n", "asan: FAILED: exit status 134 (signal ABRT)",
+                           "failed: Pool.Lends\n", "died in: Pool.Returns\n", "tests/pool_test.cpp:7: Failure\n",
+                           "lent: 3\n", "SUMMARY: AddressSanitizer: heap-use-after-free pool.cpp:12 in take\n",
+                           "tsan: FAILED: build/tsan did not build", "pool.cpp:1: error: no"})
+    EXPECT_TRUE(contains(end, part)) << part << " is not in:\n" << end;
+}
+
 }  // namespace

@@ -287,6 +287,22 @@ TEST_F(Train, MoreStepsGoOnFromTheEnd) {
   EXPECT_EQ(log_of(in("run")).size(), 20u);
 }
 
+TEST_F(Train, EndsAtTheFirstEvaluationThatReachesTheTarget) {
+  const Outcome got = run(command({"--out", "run", "--target-val-loss", "100"}));
+  ASSERT_EQ(got.code, 0) << got.err;
+  EXPECT_TRUE(contains(got.out, "reached the target 100 at step 3, ")) << got.out;
+  EXPECT_EQ(log_of(in("run")).size(), 3u);
+  EXPECT_TRUE(fs::exists(in("run") / RunFolder::step_name(3)));
+  const Outcome again = run({"train", "--out", "run", "--resume"});
+  EXPECT_TRUE(contains(again.out, "complete at step 3; --target-val-loss 0 would go on")) << again.out;
+  EXPECT_EQ(run({"train", "--out", "run", "--resume", "--target-val-loss", "0"}).code, 0);
+  EXPECT_EQ(log_of(in("run")).size(), 12u);
+  const Outcome missed = run(command({"--out", "other", "--target-val-loss", "0.001"}));
+  EXPECT_EQ(missed.code, 0) << missed.err;
+  EXPECT_FALSE(contains(missed.out, "reached the target")) << missed.out;
+  EXPECT_EQ(log_of(in("other")).size(), 12u);
+}
+
 TEST_F(Train, ResumingRefusesOtherSettings) {
   ASSERT_EQ(run(command({"--out", "run"})).code, 0);
   expect_refusal(2, {"train", "--out", "run", "--resume", "--learning-rate", "0.5", "--seed", "7"},

@@ -255,8 +255,8 @@ void walk(Page& page) {
       "In the last bucket, slot order is no longer time order. Token 0 stands behind token 15, and this bucket may "
       "choose buckets full of later tokens. So in the last bucket of a rotated head, slots 1 .. b-1 see neither the "
       "chosen block nor slot 0; they see each other, under the triangle. The composed attention says so in two lines:");
-  page.code("nn/composed_attention.cpp", "const bool wrapped = heads.is_rotated");
-  page.code("nn/composed_attention.cpp", "const bool visible = !p.causal");
+  page.code("autograd/visibility.h", "const bool wrapped = is_rotated");
+  page.code("autograd/visibility.h", "const bool visible = !causal");
   page.text("In the last picture those are the first three rows: a small triangle of their own.");
 
   page.step("How a leak shows");
