@@ -250,6 +250,29 @@ TEST(FeedForward, InUnevenChunksIsTheSame) {
   }
 }
 
+// The residual is added piece by piece, too, and in place where it may be.
+TEST(FeedForward, AddsItsPiecesToTheResidual) {
+  const auto drawn = [](std::uint64_t key) { return uniform(Rng(key), {2, 7, 4}, -1, 1, DType::f64); };
+  const Tensor x = drawn(1), onto = drawn(2);
+  for (const double dropout : {0.0, 0.3}) {
+    for (const std::int64_t chunks : {1, 3}) {
+      Initializer init(Rng(3), DType::f64);
+      const FeedForward module(4, false, dropout, chunks, init);
+      const Scope without{{}, Rng(4), true}, with{Tape::record(), Rng(4), true};
+      const Tensor alone = module(without, x).value, sum = add(onto, alone).value;
+      EXPECT_LE(relative_error(module(with, x).value, alone), 1e-14);
+      for (const Scope& scope : {without, with}) {
+        EXPECT_LE(relative_error(module(scope, x, {onto}).value, sum), 1e-14);
+        const Tensor stream = onto.clone();
+        const Tensor there = module(scope, x, {.onto = stream, .in_place = true}).value;
+        EXPECT_LE(relative_error(there, sum), 1e-14);
+        EXPECT_TRUE(scope.tape || there.raw() == stream.raw());
+        EXPECT_LE(relative_error(module(scope, x, {.onto = there, .undo = true}).value, onto), 1e-14);
+      }
+    }
+  }
+}
+
 TEST(EncoderDecoder, WithoutAContextMaskAllOfTheContextIsReal) {
   Dice dice(4);
   EncoderDecoderConfig pair = random_pair_config(dice);

