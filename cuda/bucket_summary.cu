@@ -38,20 +38,26 @@ struct Tokens {
   }
 };
 
-// One token of one head.
-struct Place {
-  SINKHORN_DEVICE Place(const Tokens& tokens, std::int64_t item, std::int64_t slot) {
-    const SummaryShape& s = tokens.s;
-    const std::int64_t sorting = s.heads - s.local, sequence = quotient(item, sorting),
-                       head = item - sequence * sorting;
-    const bool rotated = s.rotates && head >= sorting / 2;
-    const std::int64_t token = tokens.token(sequence, rotated, slot);
-    first = ((token * s.parts + s.part) * s.heads + s.local + head) * s.width;
-    is_real = !tokens.mask || tokens.mask[token];
-    view = tokens.mask ? 2 * sequence + rotated : 0;
+// One sorting head of one sequence.
+struct Head {
+  SINKHORN_DEVICE Head(const Tokens& tokens, std::int64_t item) : tokens(tokens) {
+    const std::int64_t sorting = tokens.s.heads - tokens.s.local;
+    sequence = quotient(item, sorting);
+    own = item - sequence * sorting;
+    rotated = tokens.s.rotates && own >= sorting / 2;
+    weights = tokens.mask ? (2 * sequence + rotated) * tokens.s.length : 0;
   }
-  std::int64_t first, view;  // its first element, and which weights are its
-  bool is_real;
+  SINKHORN_DEVICE bool is_real(std::int64_t slot) const {
+    return !tokens.mask || tokens.mask[tokens.token(sequence, rotated, slot)];
+  }
+  // Where the token's elements begin.
+  SINKHORN_DEVICE std::int64_t place(std::int64_t slot) const {
+    const SummaryShape& s = tokens.s;
+    return ((tokens.token(sequence, rotated, slot) * s.parts + s.part) * s.heads + s.local + own) * s.width;
+  }
+  const Tokens& tokens;
+  std::int64_t sequence, own, weights;  // where the weights of its view begin
+  bool rotated;
 };
 
 struct CountBucket {
@@ -111,12 +117,34 @@ struct WeightBehind {
   }
 };
 
-// The weighted sum of each bucket, and its plain sum for the buckets behind. A block has one bucket, and N columns a
-// thread; threads of the same columns share out the tokens.
+// What a thread does in a block that has one bucket, or a part of its columns: N columns, of every groups-th token.
+template <int N>
+struct Share {
+  static constexpr int kThreads = 128;
+  static constexpr std::int64_t kColumns = N * kWarp;  // of a block
+  SINKHORN_DEVICE Share(const Thread& t, const Tokens& tokens) {
+    const std::int64_t width = tokens.s.width, tiles = (width + kColumns - 1) / kColumns;
+    bucket = quotient(t.block(), tiles);
+    item = quotient(bucket, tokens.buckets());
+    slot = (bucket - item * tokens.buckets()) * tokens.s.bucket;
+    begin = (t.block() - bucket * tiles) * kColumns;
+    packs = int((begin + kColumns < width ? kColumns : width - begin) / N);
+    groups = t.size() / packs;
+    group = t.index() / packs;
+    column = begin + t.index() % packs * N;
+  }
+  static std::int64_t blocks(const SummaryShape& s) {
+    return s.batch * s.sorting() * s.buckets() * pieces(s.width, kColumns);
+  }
+  std::int64_t bucket, item, slot;  // (item, bucket), its item and its first slot
+  std::int64_t begin, column;       // the first column of the block and of the thread
+  int packs, groups, group;         // packs of the block; a thread without a group has nothing to do
+};
+
+// The weighted sum of each bucket, and its plain sum for the buckets behind.
 template <class T, int N>
 struct SumBucket {
-  static constexpr std::int64_t kColumns = N * kWarp;
-  static constexpr std::size_t kSharedBytes = 2 * kMaxThreads * N * sizeof(double);
+  static constexpr std::size_t kSharedBytes = 2 * Share<N>::kThreads * N * sizeof(double);
   Tokens tokens;
   std::int64_t slots;  // of a bucket, from its first, that have a weight or are summed
   Global<const T> x;
@@ -124,39 +152,35 @@ struct SumBucket {
   Global<double> sums, weighted;  // (items, buckets, width), for AddBefore; or
   Global<Real<T>> y;              // the summaries themselves
   SINKHORN_DEVICE void operator()(Thread& t) const {
-    const std::int64_t width = tokens.s.width, tiles = (width + kColumns - 1) / kColumns;
-    const std::int64_t bucket = quotient(t.block(), tiles), item = quotient(bucket, tokens.buckets());
-    const std::int64_t begin = (t.block() - bucket * tiles) * kColumns,
-                       first = (bucket - item * tokens.buckets()) * tokens.s.bucket;
-    const int columns = int(begin + kColumns < width ? kColumns : width - begin);
-    const int packs = columns / N, groups = t.size() / packs, group = t.index() / packs;
-    const auto shares = t.shared<double>(2 * kMaxThreads * N);  // (sums or weighted, groups, columns)
-    if (group < groups) {
-      const int column = t.index() % packs * N;
+    const Share<N> share(t, tokens);
+    const int sharing = share.groups * share.packs;
+    const auto shares = t.shared<double>(2 * Share<N>::kThreads * N);  // (sums and weighted, N, groups, packs)
+    if (share.group < share.groups) {
+      const Head head(tokens, share.item);
       Pack<double, N> sum = {}, weighted_sum = {};
-      for (std::int64_t slot = first + group; slot < first + slots; slot += groups) {
-        const Place place(tokens, item, slot);
-        if (!place.is_real) continue;
-        const auto values = load_real<N>(x, place.first + begin + column);
-        const double weight = weights[place.view * tokens.s.length + slot];
+      const std::int64_t end = share.slot + slots;
+      for (std::int64_t slot = share.slot + share.group; slot < end; slot += share.groups) {
+        if (!head.is_real(slot)) continue;
+        const auto values = load_real<N>(x, head.place(slot) + share.column);
+        const double weight = weights[head.weights + slot];
         for (int n = 0; n < N; ++n) {
           sum[n] += values[n];
           weighted_sum[n] += weight * values[n];
         }
       }
       for (int n = 0; n < N; ++n) {
-        shares[group * columns + column + n] = sum[n];
-        shares[(groups + group) * columns + column + n] = weighted_sum[n];
+        shares[n * sharing + t.index()] = sum[n];
+        shares[(N + n) * sharing + t.index()] = weighted_sum[n];
       }
     }
     t.sync();
-    for (int i = t.index(); i < 2 * columns; i += t.size()) {
-      const bool is_weighted = i >= columns;
-      const int column = is_weighted ? i - columns : i;
+    for (int i = t.index(); i < 2 * N * share.packs; i += t.size()) {
+      const int row = i / share.packs, pack = i - row * share.packs, n = row % N;
+      const bool is_weighted = row >= N;
       if (y && !is_weighted) continue;
       double sum = 0;
-      for (int k = 0; k < groups; ++k) sum += shares[((is_weighted ? groups : 0) + k) * columns + column];
-      const std::int64_t at = bucket * width + begin + column;
+      for (int group = 0; group < share.groups; ++group) sum += shares[row * sharing + group * share.packs + pack];
+      const std::int64_t at = share.bucket * tokens.s.width + share.begin + pack * N + n;
       if (y)
         y[at] = Real<T>(sum);
       else if (is_weighted)
@@ -171,11 +195,12 @@ struct SumBucket {
 // not depend on what is summed.
 inline constexpr int kAhead = 8;
 struct Column {
-  SINKHORN_DEVICE Column(const Tokens& tokens, std::int64_t i)
-      : item(quotient(i, tokens.s.width)),
-        first(item * tokens.buckets() * tokens.s.width + i - item * tokens.s.width),
-        weight((tokens.mask ? Place(tokens, item, 0).view : 0) * tokens.s.length) {}
-  std::int64_t item, first, weight;  // of its first bucket: the element, and the weight of that bucket
+  SINKHORN_DEVICE Column(const Tokens& tokens, std::int64_t i) {
+    const std::int64_t item = quotient(i, tokens.s.width);
+    first = item * tokens.buckets() * tokens.s.width + i - item * tokens.s.width;
+    weight = Head(tokens, item).weights;
+  }
+  std::int64_t first, weight;  // of its first bucket: the element, and the weight of that bucket
 };
 
 template <class T>
@@ -185,19 +210,18 @@ struct AddBefore {
   Global<Real<T>> y;
   SINKHORN_DEVICE void operator()(std::int64_t i) const {
     const Column at(tokens, i);
-    const std::int64_t buckets = tokens.buckets(), width = tokens.s.width;
+    const std::int64_t last = tokens.buckets() - 1, width = tokens.s.width;
     double before = 0;
-    for (std::int64_t begin = 0; begin < buckets; begin += kAhead) {
+    for (std::int64_t begin = 0; begin <= last; begin += kAhead) {
       double sum[kAhead], own[kAhead], weight[kAhead];
       for (int k = 0; k < kAhead; ++k) {
-        if (begin + k >= buckets) continue;
-        sum[k] = sums[at.first + (begin + k) * width];
-        own[k] = weighted[at.first + (begin + k) * width];
-        weight[k] = weights[at.weight + (begin + k) * tokens.s.bucket];
+        const std::int64_t b = begin + k < last ? begin + k : last;
+        sum[k] = sums[at.first + b * width];
+        own[k] = weighted[at.first + b * width];
+        weight[k] = weights[at.weight + b * tokens.s.bucket];
       }
       for (int k = 0; k < kAhead; ++k) {
-        if (begin + k >= buckets) continue;
-        y[at.first + (begin + k) * width] = Real<T>(before * weight[k] + own[k]);
+        if (begin + k <= last) y[at.first + (begin + k) * width] = Real<T>(before * weight[k] + own[k]);
         before += sum[k];
       }
     }
@@ -213,45 +237,47 @@ struct FlowBehind {
   Global<double> flows;
   SINKHORN_DEVICE void operator()(std::int64_t i) const {
     const Column at(tokens, i);
-    const std::int64_t buckets = tokens.buckets(), width = tokens.s.width;
+    const std::int64_t width = tokens.s.width;
     double behind = 0;
-    for (std::int64_t end = buckets; end > 0; end -= kAhead) {
-      double flow[kAhead];
-      for (int k = 0; k < kAhead; ++k)
-        if (const std::int64_t b = end - 1 - k; b >= 0)
-          flow[k] = double(dy[at.first + b * width]) * weights[at.weight + b * tokens.s.bucket];
+    for (std::int64_t last = tokens.buckets() - 1; last >= 0; last -= kAhead) {
+      double flow[kAhead], weight[kAhead];
       for (int k = 0; k < kAhead; ++k) {
-        const std::int64_t b = end - 1 - k;
-        if (b < 0) continue;
-        flows[at.first + b * width] = behind;
-        behind += flow[k];
+        const std::int64_t b = last > k ? last - k : 0;
+        flow[k] = dy[at.first + b * width];
+        weight[k] = weights[at.weight + b * tokens.s.bucket];
+      }
+      for (int k = 0; k < kAhead; ++k) {
+        if (last >= k) flows[at.first + (last - k) * width] = behind;
+        behind += flow[k] * weight[k];
       }
     }
   }
 };
 
-// Element i of (items, slots, width).
-template <class T>
+// dx of the tokens of each bucket, added to what is there.
+template <class T, int N>
 struct FlowIntoTokens {
   using R = Real<T>;
   Tokens tokens;
   Global<const double> weights, flows;  // no flows: a summary of the own bucket
   Global<const R> dy;
   Global<T> dx;
-  template <int N>
-  SINKHORN_DEVICE void operator()(std::int64_t i, Width<N>) const {
-    const SummaryShape& s = tokens.s;
-    const std::int64_t row = quotient(i, s.width), column = i - row * s.width, item = quotient(row, s.length);
-    const std::int64_t slot = row - item * s.length, bucket = quotient(row, s.bucket);
-    const Place place(tokens, item, slot);
-    if (!place.is_real) return;
-    const double weight = weights[place.view * s.length + slot];
-    const auto summary = load_real<N>(dy, bucket * s.width + column);
+  SINKHORN_DEVICE void operator()(Thread& t) const {
+    const Share<N> share(t, tokens);
+    if (share.group >= share.groups) return;
+    const Head head(tokens, share.item);
+    const std::int64_t from = share.bucket * tokens.s.width + share.column, end = share.slot + tokens.s.bucket;
+    const auto summary = load_real<N>(dy, from);
     Pack<double, N> behind = {};
-    if (flows) behind = flows.template load<N>(bucket * s.width + column);
-    auto out = load_real<N>(dx, place.first + column);
-    for (int n = 0; n < N; ++n) out[n] += R(behind[n] + weight * summary[n]);
-    dx.store(place.first + column, rounded<T>(out));
+    if (flows) behind = flows.template load<N>(from);
+    for (std::int64_t slot = share.slot + share.group; slot < end; slot += share.groups) {
+      if (!head.is_real(slot)) continue;
+      const std::int64_t place = head.place(slot) + share.column;
+      const double weight = weights[head.weights + slot];
+      auto out = load_real<N>(dx, place);
+      for (int n = 0; n < N; ++n) out[n] += R(behind[n] + weight * summary[n]);
+      dx.store(place, rounded<T>(out));
+    }
   }
 };
 
@@ -286,7 +312,7 @@ void BucketSummary<T>::forward(Cuda, Summary kind, const SummaryShape& s, const 
   const auto sum_buckets = [&](double* sums, double* weighted, Real<T>* to) {
     const auto launched = [&]<int N>(Width<N>) {
       using Kernel = SumBucket<T, N>;
-      launch("bucket_summary", items * buckets * pieces(s.width, Kernel::kColumns), kMaxThreads, Kernel::kSharedBytes,
+      launch("bucket_summary", Share<N>::blocks(s), Share<N>::kThreads, Kernel::kSharedBytes,
              Kernel{tokens, slots, x, weights.data<double>(), sums, weighted, to});
     };
     constexpr int N = pack_width<T>();
@@ -312,10 +338,13 @@ void BucketSummary<T>::backward(Cuda, Summary kind, const SummaryShape& s, const
     for_each("bucket_summary", items * s.width,
              FlowBehind<T>{tokens, dy, weights.data<double>(), flows.data<double>()});
   }
+  const auto launched = [&]<int N>(Width<N>) {
+    launch("bucket_summary", Share<N>::blocks(s), Share<N>::kThreads, 0,
+           FlowIntoTokens<T, N>{tokens, weights.data<double>(), flows ? flows.data<double>() : nullptr, dy, dx});
+  };
   constexpr int N = pack_width<T>();
-  for_each_pack<N>("bucket_summary", items * s.length * s.width,
-                   s.width % N == 0 && is_aligned<N>(dx) && is_aligned<N>(dy),
-                   FlowIntoTokens<T>{tokens, weights.data<double>(), flows ? flows.data<double>() : nullptr, dy, dx});
+  if (s.width % N == 0 && is_aligned<N>(dx) && is_aligned<N>(dy)) return launched(Width<N>{});
+  launched(Width<1>{});
 }
 
 template struct BucketSummary<float>;

@@ -97,11 +97,12 @@ struct NormaliseChunkGradient {
   SINKHORN_DEVICE void add_row(const Thread& t, std::int64_t r, const Shared<Pack<R, N>>& sums) const {
     const std::int64_t first = r * width;
     const R m = mean[r], s = rstd[r];
-    Row z, g;  // at first x and dy: all reads are on their way before the first is used
+    Row z, g, out;  // z and g at first x and dy: all reads are on their way before the first is used
     R sum_g = 0, sum_gz = 0;
     Row::each(t, width, [&](int k, std::int64_t column) {
       z.packs[k] = load_real<N>(x, first + column);
       g.packs[k] = load_real<N>(dy, first + column);
+      if (adds) out.packs[k] = load_real<N>(dx, first + column);
     });
     Row::each(t, width, [&](int k, std::int64_t column) {
       const auto factor = load_real<N>(gamma, column);
@@ -121,10 +122,8 @@ struct NormaliseChunkGradient {
     });
     const R mean_g = reduce_warp(t, sum_g, Plus{}) / R(width), mean_gz = reduce_warp(t, sum_gz, Plus{}) / R(width);
     Row::each(t, width, [&](int k, std::int64_t column) {
-      Pack<R, N> out = {};
-      if (adds) out = load_real<N>(dx, first + column);
-      for (int n = 0; n < N; ++n) out[n] += s * (g.packs[k][n] - mean_g - z.packs[k][n] * mean_gz);
-      dx.store(first + column, rounded<T>(out));
+      for (int n = 0; n < N; ++n) out.packs[k][n] += s * (g.packs[k][n] - mean_g - z.packs[k][n] * mean_gz);
+      dx.store(first + column, rounded<T>(out.packs[k]));
     });
   }
 };
@@ -235,7 +234,8 @@ void LayerNorm<T, Y>::backward(Cuda, std::int64_t rows, std::int64_t width, cons
                                Flow<T> dbeta) {
   using R = Real<T>;
   constexpr int N = pack_width<T>();
-  const std::int64_t chunk = std::max<std::int64_t>(32, pieces(rows, 1024)), chunks = pieces(rows, chunk);
+  // Few enough chunks that a large GPU runs all at once: one that starts late is waited for alone.
+  const std::int64_t chunk = std::max<std::int64_t>(16, pieces(rows, 512)), chunks = pieces(rows, chunk);
   const bool aligned = is_aligned<N>(x, gamma, dx.to) && is_aligned<N>(dy);
   if (rows > 0 && by_warp<T>(width, aligned, [&]<int K>(Width<K>) {
         using Kernel = NormaliseChunkGradient<T, Y, K>;

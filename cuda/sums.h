@@ -112,7 +112,7 @@ struct ChunkByBlock {
 // The sums of the chunks in f64. For many columns: a block has eight columns, and shares out the chunks.
 template <class R, class T>
 struct AddChunks {
-  static constexpr int kColumns = 8;
+  static constexpr int kColumns = 8, kAhead = 8;  // kAhead are read before the first is used
   static constexpr std::size_t kSharedBytes = kMaxThreads * sizeof(double);
   Chunks s;
   Global<const R> partial;
@@ -124,7 +124,12 @@ struct AddChunks {
     const int share = t.index() / kColumns, all = t.size() / kColumns;
     double sum = 0;
     if (column < s.after)
-      for (std::int64_t c = share; c < s.count; c += all) sum += partial[(before * s.count + c) * s.after + column];
+      for (std::int64_t c = share; c < s.count; c += kAhead * all) {
+        R next[kAhead];
+        for (int k = 0; k < kAhead; ++k)
+          next[k] = c + k * all < s.count ? R(partial[(before * s.count + c + k * all) * s.after + column]) : R(0);
+        for (int k = 0; k < kAhead; ++k) sum += next[k];
+      }
     shares[t.index()] = sum;
     t.sync();
     if (share > 0 || column >= s.after) return;
@@ -162,8 +167,9 @@ void add_chunks(std::string_view op, const Chunks& s, const R* partial, const In
 template <class R, class Term, class T>
 void sum_axis(std::string_view op, const Around& shape, const Term& term, T* y, bool adds = false) {
   constexpr int kPack = sums::pack_of<Term>();
-  // As many chunks as give every multiprocessor work, and no more: each is written, read and added up.
-  constexpr std::int64_t kEnoughBlocks = 1024;
+  // As many blocks as run at once on a large GPU, and no more: one that starts late is waited for alone, and the sum of
+  // each chunk is written, read and added up.
+  constexpr std::int64_t kEnoughBlocks = 768;
   const bool by_block = shape.after < sums::kFewColumns;
   const std::int64_t columns = by_block ? shape.after : pieces(shape.after, kPack * kWarp);
   const std::int64_t most =
