@@ -33,8 +33,9 @@ run_step() {
   cat "$line" >&2
 }
 last_words() {
-  grep -a ' comparisons of CUDA with ' "$1" || grep -a 'ERROR SUMMARY: [1-9]' "$1" | tail -n 1 ||
-    grep -a '^out of memory says: ' "$1" || grep -a 'SUMMARY: ' "$1" | tail -n 1 || grep -av '^ *$' "$1" | tail -n 1
+  grep -a -m 1 '^\[  FAILED  \] [A-Z]' "$1" || grep -a ' comparisons of CUDA with ' "$1" ||
+    grep -a 'ERROR SUMMARY: [1-9]' "$1" | tail -n 1 || grep -a '^out of memory says: ' "$1" ||
+    grep -a 'SUMMARY: ' "$1" | tail -n 1 || grep -av '^ *$' "$1" | tail -n 1
 }
 limit() { timeout "${GPU_CHECK_LIMIT:-1800}" "$@"; }
 # tests FILTER: fails, too, where the filter finds none

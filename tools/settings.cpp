@@ -213,6 +213,56 @@ checkpoint_every = 1000
       task_preset("recall", "task: say the value that stood with a key", "bucket_size = 16\n",
                   "task_length = 4\ntask_symbols = 8\nsteps = 2000\nlearning_rate = 2e-3\nembedding_init_std = 0.02\n",
                   256),
+      {"add-one-512", "task add-one at length 512, for one GPU", R"(
+[model]
+causal = true
+dim = 64
+depth = 2
+heads = 4
+bucket_size = 128
+[train]
+task = "add-one"
+task_length = 512
+task_symbols = 64
+encoder_decoder = true
+precision = "bf16"
+steps = 4000
+batch_size = 32
+learning_rate = 3e-3
+min_learning_rate = 1e-4
+weight_decay = 0.01
+embedding_init_std = 1.0
+eval_every = 2000
+eval_batches = 2
+checkpoint_every = 2000
+log_every = 250
+)"},
+      {"sort-256", "task sort at length 256, evaluated at 512, too, for one GPU", R"(
+[model]
+causal = true
+dim = 128
+depth = 3
+heads = 8
+bucket_size = 64
+n_top_buckets = 4
+[train]
+task = "sort"
+task_length = 256
+task_shift = true
+encoder_decoder = true
+precision = "bf16"
+steps = 4000
+batch_size = 32
+learning_rate = 1e-3
+min_learning_rate = 1e-5
+warmup_steps = 100
+weight_decay = 0.01
+embedding_init_std = 0.02
+eval_every = 2000
+eval_batches = 2
+checkpoint_every = 2000
+log_every = 250
+)"},
   };
   return all;
 }
