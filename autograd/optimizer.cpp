@@ -55,7 +55,7 @@ Tensor square_sum(const Tensors& tensors) {
 double global_norm(const Tensors& tensors) { return std::sqrt(square_sum(tensors).item()); }
 
 Tensor clip_factor(const Tensor& square_sum, double clip_norm) {
-  const Tensor factor = square_sum.like();
+  Tensor factor = square_sum.like();
   dispatch_device(square_sum, [&](auto space) {
     kernels::ClipFactor::forward(space, square_sum.data<double>(), clip_norm, factor.data<double>());
   });

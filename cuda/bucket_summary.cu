@@ -284,9 +284,9 @@ struct FlowIntoTokens {
 Tensor weights_of(Summary kind, const SummaryShape& s, const bool* mask) {
   const Tokens tokens{s, mask};
   const std::int64_t views = mask ? 2 * s.batch : 1, buckets = s.buckets();
-  const Tensor weights = workspace({views, s.length}, DType::f64);
+  Tensor weights = workspace({views, s.length}, DType::f64);
   Tensor counts;
-  if (mask && runs_from_start(kind)) {
+  if (mask != nullptr && runs_from_start(kind)) {
     counts = workspace({views, buckets}, DType::i32);
     auto* const count = counts.data<std::int32_t>();
     for_each("bucket_summary", views * buckets, CountBucket{tokens, count});
@@ -295,7 +295,7 @@ Tensor weights_of(Summary kind, const SummaryShape& s, const bool* mask) {
   for_each("bucket_summary", weights.count(),
            WeightOfSlot{kind, tokens, counts ? counts.data<std::int32_t>() : nullptr, weights.data<double>()});
   if (kind != Summary::sum_of_means) return weights;
-  const Tensor sums = weights.like();
+  Tensor sums = weights.like();
   for_each("bucket_summary", sums.count(), WeightBehind{s.bucket, weights.data<double>(), sums.data<double>()});
   return sums;
 }

@@ -128,7 +128,7 @@ struct AddChunks {
         R next[kAhead];
         for (int k = 0; k < kAhead; ++k)
           next[k] = c + k * all < s.count ? R(partial[(before * s.count + c + k * all) * s.after + column]) : R(0);
-        for (int k = 0; k < kAhead; ++k) sum += next[k];
+        for (const R term : next) sum += term;
       }
     shares[t.index()] = sum;
     t.sync();

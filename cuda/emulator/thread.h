@@ -88,7 +88,7 @@ class Global {
     if (at < extent_.begin || at + sizeof(Item) > extent_.end)
       emulator::detail::outside_global(at, sizeof(Item), extent_);
     if (at % alignof(Item) != 0) emulator::detail::misaligned(at, alignof(Item), extent_);
-    return emulator::detail::on_host(reinterpret_cast<Item*>(at));
+    return emulator::detail::on_host(reinterpret_cast<Item*>(pointer_ + i));
   }
 
   T* pointer_;

@@ -21,7 +21,7 @@ using testing::squared_error;
 // x on the device, `offset` elements behind the beginning of a buffer.
 Tensor shifted(const Tensor& x, std::int64_t offset) {
   const Tensor buffer = Tensor::zeros({x.count() + offset}, x.dtype(), Device::cuda);
-  const Tensor place = buffer.slice(offset, offset + x.count()).reshape(x.shape());
+  Tensor place = buffer.slice(offset, offset + x.count()).reshape(x.shape());
   place.assign(x);
   return place;
 }
