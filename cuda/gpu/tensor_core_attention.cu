@@ -44,15 +44,15 @@ struct HeadRows {
 template <class T>
 __device__ HeadRows<T> query_rows(const Head& head, const Global<T>& x) {
   const std::int64_t heads = head.in.heads, d = head.in.width;
-  return {&x[(head.sequence * head.in.length * heads + head.head) * d], int(heads * d), int(head.in.length),
-          int(head.shift)};
+  return {&x[(std::int64_t(head.sequence) * head.in.length * heads + head.head) * d], int(heads * d),
+          int(head.in.length), int(head.shift)};
 }
 // part 0: keys, 1: values
 template <class T>
 __device__ HeadRows<T> key_rows(const Head& head, const Global<T>& kv, int part) {
   const std::int64_t heads = head.in.heads, d = head.in.width;
-  return {&kv[((head.sequence * head.in.key_length * 2 + part) * heads + head.head) * d], int(2 * heads * d),
-          int(head.in.key_length), int(head.shift)};
+  return {&kv[((std::int64_t(head.sequence) * head.in.key_length * 2 + part) * heads + head.head) * d],
+          int(2 * heads * d), int(head.in.key_length), int(head.shift)};
 }
 
 // The first `rows` rows of a tile become those of slots `slot` .. + count - 1, and 0 behind them.
