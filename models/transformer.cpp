@@ -99,9 +99,11 @@ Var SinkhornTransformer::run_reversible(const Scope& scope, const Var& x, const 
   std::vector<ReversibleBlock> chain;
   for (std::size_t i : active_blocks(scope)) {
     TransformerBlock& block = blocks_[i];
-    // The scope of a branch, fixed but for its tape and its choices: equal streams in forward and recomputation.
-    auto branch_scope = [inner = scope.split(std::uint32_t(i + 1))](std::uint32_t tag, const Tape& tape,
-                                                                    Choices& choices) {
+    // The scope of a branch, fixed but for its tape and its choices: equal streams in forward and recomputation. The
+    // outer tape keeps the chain, so the chain must not keep that tape.
+    Scope inner = scope.split(std::uint32_t(i + 1));
+    inner.tape = Tape();
+    auto branch_scope = [inner](std::uint32_t tag, const Tape& tape, Choices& choices) {
       Scope s = inner.split(tag);
       s.tape = tape;
       s.choices = &choices;

@@ -50,6 +50,14 @@ TEST(Reversible, PeakMemoryDoesNotGrowWithDepth) {
   EXPECT_LE(std::abs(sixteen - four), 0.05 * four) << four << " against " << sixteen;
 }
 
+TEST(Reversible, ATapeThatIsNotRunBackwardsLeavesNothingBehind) {
+  SinkhornTransformerLM model(small_config(), Rng(1));
+  const Tensor ids = testing::random_ids(1, 2, 64, small_config().num_tokens);
+  const std::size_t before = Pool::of(Device::cpu).stats().in_use;
+  { (void)model(Scope{Tape::record(), Rng(2), true}, ids); }
+  EXPECT_EQ(Pool::of(Device::cpu).stats().in_use, before);
+}
+
 TEST(Reversible, RecomputationDrawsTheSameMasksAndMakesTheSamePicks) {
   for (DType dtype : {DType::f32, DType::f64}) {
     SinkhornTransformerLM model(small_config(), Rng(1), dtype);
