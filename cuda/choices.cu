@@ -53,10 +53,12 @@ struct Both {
 }  // namespace
 
 void Choices::causal(Cuda, const ChoiceShape& s, const bool* mask, bool* open) {
-  const Tensor some = mask ? workspace({s.batch, 2, s.buckets}, DType::boolean) : Tensor();
-  if (mask) for_each("causal choices", some.count(), SomeOfEitherHalf{s.buckets, s.bucket, mask, some.data<bool>()});
+  const bool is_padded = mask != nullptr;
+  const Tensor some = is_padded ? workspace({s.batch, 2, s.buckets}, DType::boolean) : Tensor();
+  if (is_padded)
+    for_each("causal choices", some.count(), SomeOfEitherHalf{s.buckets, s.bucket, mask, some.data<bool>()});
   for_each("causal choices", s.batch * s.heads * s.buckets * s.columns(),
-           Causal{s.heads, s.buckets, s.n_top, mask ? some.data<bool>() : nullptr, open});
+           Causal{s.heads, s.buckets, s.n_top, is_padded ? some.data<bool>() : nullptr, open});
 }
 
 void Choices::with_tokens(Cuda, std::int64_t count, std::int64_t bucket, const bool* mask, bool* some) {
