@@ -201,7 +201,7 @@ checkpoint_every = 1000
       task_preset("copy", "task: say a sequence again", "bucket_size = 8\n",
                   "task_length = 16\nsteps = 1500\nlearning_rate = 2e-3\nembedding_init_std = 1.0\n"),
       task_preset("duplicate", "task: say a sequence twice", "bucket_size = 8\n",
-                  "task_length = 16\nsteps = 1500\nlearning_rate = 2e-3\nembedding_init_std = 1.0\n"),
+                  "task_length = 16\nsteps = 2500\nlearning_rate = 2e-3\nembedding_init_std = 1.0\n"),
       task_preset("reverse", "task: say a sequence backwards", "bucket_size = 8\n",
                   "task_length = 16\nsteps = 1500\nlearning_rate = 2e-3\nembedding_init_std = 1.0\n"),
       task_preset("sort", "task: sort digits", "bucket_size = 16\n",
@@ -211,7 +211,7 @@ checkpoint_every = 1000
                   "steps = 1000\nlearning_rate = 3e-3\nembedding_init_std = 1.0\n"),
       // One symbol of an example counts, so that a batch must be large to say anything.
       task_preset("recall", "task: say the value that stood with a key", "bucket_size = 16\n",
-                  "task_length = 4\ntask_symbols = 8\nsteps = 2000\nlearning_rate = 2e-3\nembedding_init_std = 0.02\n",
+                  "task_length = 4\ntask_symbols = 8\nsteps = 3000\nlearning_rate = 2e-3\nembedding_init_std = 0.02\n",
                   256),
       {"add-one-512", "task add-one at length 512, for one GPU", R"(
 [model]

@@ -62,9 +62,9 @@ struct Texts {
     for_each_parameter(*exact, [&](const std::string&, Parameter& p) { p.value = values[next++]; });
     return exact;
   }
-  /// 1e-12 in f64 and 1e-5 in f32, unless the model multiplies roundings so that the full forward in f32 is not exact
-  /// to that either.
-  double tolerance(std::size_t row) const { return model_is_f64() ? 1e-12 : std::max(1e-5, 4 * rounding[row]); }
+  /// 1e-12 in f64 and 1e-5 in f32, unless the model multiplies roundings, which the full forward's show. The decoder's
+  /// fall elsewhere, so that theirs may come out some times as large.
+  double tolerance(std::size_t row) const { return model_is_f64() ? 1e-12 : std::max(1e-5, 8 * rounding[row]); }
   bool model_is_f64() const { return full[0].dtype() == DType::f64; }
   Tokens prefix(std::size_t row, std::int64_t length) const {
     return {texts[row].begin(), texts[row].begin() + std::ptrdiff_t(length)};
