@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "autograd/pool.h"
 #include "autograd/tensor.h"
 #include "build_info.h"
 #include "cuda/device.h"
@@ -17,6 +18,20 @@ namespace sinkhorn::testing {
 
 /// True in a build without CUDA: kernels run one block after the other, so what is slow there is left to a GPU.
 inline bool is_emulated() { return build_info::cuda.empty(); }
+
+/// Guards on the device's pool for as long as it lives; every buffer must come back whole.
+class Guarded {
+ public:
+  Guarded() : before_(pool().stats().damaged) { pool().guard(true); }
+  ~Guarded() {
+    pool().guard(false);
+    EXPECT_EQ(pool().stats().damaged, before_) << "a kernel wrote beside a buffer";
+  }
+
+ private:
+  static Pool& pool() { return Pool::of(Device::cuda); }
+  std::size_t before_;
+};
 
 /// sum (got - want)^2 / sum want^2; infinite if shapes differ, or where one is NaN or infinite and the other not so.
 inline double squared_error(const Tensor& got, const Tensor& want) {

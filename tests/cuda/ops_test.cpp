@@ -7,7 +7,6 @@
 #include <optional>
 
 #include "autograd/gradcheck.h"
-#include "autograd/pool.h"
 #include "tests/autograd/expect.h"
 #include "tests/autograd/subjects.h"
 #include "tests/cuda/agreement.h"
@@ -17,6 +16,7 @@ namespace {
 
 using testing::forward_and_backward;
 using testing::Function;
+using testing::Guarded;
 using testing::limit_of;
 using testing::squared_error;
 using testing::Subject;
@@ -34,20 +34,6 @@ class Comparisons : public ::testing::Environment {
   int made = 0, tests = 0;
 };
 Comparisons& comparisons = *static_cast<Comparisons*>(::testing::AddGlobalTestEnvironment(new Comparisons));
-
-// Guards on the device's pool for as long as it lives; every buffer must come back whole.
-class Guarded {
- public:
-  Guarded() : before_(pool().stats().damaged) { pool().guard(true); }
-  ~Guarded() {
-    pool().guard(false);
-    EXPECT_EQ(pool().stats().damaged, before_) << "a kernel wrote beside a buffer";
-  }
-
- private:
-  static Pool& pool() { return Pool::of(Device::cuda); }
-  std::size_t before_;
-};
 
 Tensors moved(const Tensors& tensors, Device device) {
   Tensors result;

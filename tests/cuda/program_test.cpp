@@ -18,15 +18,10 @@ namespace {
 
 using testing::contains;
 using testing::content_of;
+using testing::operator+;
 using testing::Outcome;
 using testing::run_program;
-
-using Words = std::vector<std::string>;
-
-Words operator+(Words words, const Words& more) {
-  words.insert(words.end(), more.begin(), more.end());
-  return words;
-}
+using testing::Words;
 
 /// A text, and a model with all that draws or picks: dropouts, local, sorting and rotated heads, a reversible chain.
 class DeviceProgram : public ::testing::Test {

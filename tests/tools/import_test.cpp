@@ -22,8 +22,8 @@ using testing::contains;
 using testing::content_of;
 using testing::Outcome;
 using testing::run_program;
+using testing::Words;
 
-using Words = std::vector<std::string>;
 using Named = std::map<std::string, Tensor>;
 
 constexpr const char* symbols = "abcdefghijklmnopqrstuvwxyz ABCD";  // 31, as the reference models have

@@ -24,18 +24,14 @@ namespace fs = std::filesystem;
 using drawing::Style;
 using testing::contains;
 using testing::content_of;
+using testing::operator+;
 using testing::Outcome;
 using testing::run_program;
 using testing::TemporaryFolder;
 using testing::Terminal;
+using testing::Words;
 
-using Words = std::vector<std::string>;
 using Json = nlohmann::json;
-
-Words operator+(Words words, const Words& more) {
-  words.insert(words.end(), more.begin(), more.end());
-  return words;
-}
 
 const SortHead& first_head(const SortSource& source) { return source.layers.front().heads.front(); }
 

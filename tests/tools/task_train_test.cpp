@@ -16,15 +16,10 @@ namespace {
 
 using testing::contains;
 using testing::content_of;
+using testing::operator+;
 using testing::Outcome;
 using testing::run_program;
-
-using Words = std::vector<std::string>;
-
-Words operator+(Words words, const Words& more) {
-  words.insert(words.end(), more.begin(), more.end());
-  return words;
-}
+using testing::Words;
 
 class TaskTrain : public ::testing::Test {
  protected:

@@ -23,17 +23,12 @@ namespace {
 namespace fs = std::filesystem;
 using testing::contains;
 using testing::content_of;
+using testing::operator+;
 using testing::Outcome;
 using testing::Process;
 using testing::run_program;
 using testing::TemporaryFolder;
-
-using Words = std::vector<std::string>;
-
-Words operator+(Words words, const Words& more) {
-  words.insert(words.end(), more.begin(), more.end());
-  return words;
-}
+using testing::Words;
 
 /// A folder with a text in it, and a model that makes a step in a millisecond.
 class Train : public ::testing::Test {
