@@ -19,12 +19,8 @@
 
 namespace sinkhorn::testing {
 
-/// The words of a command line; one list behind another.
+/// The words of a command line; `+` puts one list behind another.
 using Words = std::vector<std::string>;
-inline Words operator+(Words words, const Words& more) {
-  words.insert(words.end(), more.begin(), more.end());
-  return words;
-}
 
 inline std::string content_of(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
@@ -120,3 +116,13 @@ inline Outcome run_program(const std::filesystem::path& folder, std::vector<std:
 }
 
 }  // namespace sinkhorn::testing
+
+namespace sinkhorn {
+
+// Here, where tests find it without naming it: its operands are types of the standard library.
+inline testing::Words operator+(testing::Words words, const testing::Words& more) {
+  words.insert(words.end(), more.begin(), more.end());
+  return words;
+}
+
+}  // namespace sinkhorn

@@ -24,7 +24,6 @@ namespace fs = std::filesystem;
 using drawing::Style;
 using testing::contains;
 using testing::content_of;
-using testing::operator+;
 using testing::Outcome;
 using testing::run_program;
 using testing::TemporaryFolder;

@@ -16,7 +16,6 @@ namespace {
 
 using testing::contains;
 using testing::content_of;
-using testing::operator+;
 using testing::Outcome;
 using testing::run_program;
 using testing::Words;

@@ -23,7 +23,6 @@ namespace {
 namespace fs = std::filesystem;
 using testing::contains;
 using testing::content_of;
-using testing::operator+;
 using testing::Outcome;
 using testing::Process;
 using testing::run_program;
