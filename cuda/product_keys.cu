@@ -16,6 +16,11 @@ SINKHORN_DEVICE R rank_of(R x) {
   return std::isnan(x) ? -std::numeric_limits<R>::infinity() : x;
 }
 
+template <class R>
+SINKHORN_DEVICE Best<R> none() {
+  return {-std::numeric_limits<R>::infinity(), -1};
+}
+
 // Whether x comes later than `last` in the order of picks.
 template <class R>
 SINKHORN_DEVICE bool is_after(const Best<R>& x, const Best<R>& last) {
@@ -29,19 +34,18 @@ struct LowerSlot {
   }
 };
 
-// One block per row. A slot of rank (a, b) in its halves is matched or beaten by all of rank up to (a, b). So those of
+// One warp per row. A slot of rank (a, b) in its halves is matched or beaten by all of rank up to (a, b). So those of
 // (a + 1)(b + 1) <= n hold every sum above the n-th largest, and its value. Other slots may yet equal that value:
 // numbers that differ can round to one sum. Hence its places go to the lowest slots with it, wherever they rank.
 template <class T>
 struct FindSlots {
   using R = Real<T>;
+  static constexpr int kRows = 4;  // of a block
   KeyHalves halves;
   Global<const T> scores;
   Global<std::int32_t> picks;
 
-  static std::size_t shared_bytes(std::int64_t n) {
-    return reducer_bytes<Best<R>>() + reducer_bytes<std::int32_t>() + 2 * (std::size_t(n) * sizeof(std::int32_t) + 16);
-  }
+  static std::size_t shared_bytes(std::int64_t n) { return kRows * 2 * std::size_t(n) * sizeof(std::int32_t) + 16; }
   SINKHORN_DEVICE R score(std::int64_t row, int half, std::int64_t key) const {
     return scores[(half * halves.rows + row) * halves.keys + key];
   }
@@ -49,46 +53,35 @@ struct FindSlots {
     return rank_of(rank_of(score(row, 0, i)) + rank_of(score(row, 1, j)));
   }
   SINKHORN_DEVICE void operator()(Thread& t) const {
-    const BlockReducer<Best<R>> best_of(t);
-    const BlockReducer<std::int32_t> lowest_of(t);
-    const std::int64_t row = t.block(), keys = halves.keys, n = halves.n;
-    const Shared<std::int32_t> first = t.shared<std::int32_t>(n), second = t.shared<std::int32_t>(n);
-    constexpr Best<R> none{-std::numeric_limits<R>::infinity(), -1};
-    for (int half = 0; half < 2; ++half) {
-      Best<R> last = none;
-      for (std::int64_t k = 0; k < n; ++k) {
-        Best<R> best = none;
-        for (std::int64_t i = t.index(); i < keys; i += t.size()) {
-          const Best<R> x{rank_of(score(row, half, i)), std::int32_t(i)};
-          if (is_after(x, last)) best = Better{}(best, x);
-        }
-        last = best_of(best, Better{});
-        if (t.index() == 0) (half == 0 ? first : second)[k] = last.column;
-      }
-    }
+    const std::int64_t row = t.block() * kRows + t.warp(), keys = halves.keys, n = halves.n;
+    const Shared<std::int32_t> ranked = t.shared<std::int32_t>(kRows * 2 * n);  // keys of (warp, half), best first
+    const std::int64_t first = t.warp() * 2 * n, second = first + n;
+    const bool is_row = row < halves.rows;  // the last block may have warps to spare
+    if (is_row) rank_keys(t, row, ranked, first);
     t.sync();
+    if (!is_row) return;
     // The sums in order, up to the n-th, whose value closes the list.
-    Best<R> last = none;
+    Best<R> last = none<R>();
     std::int64_t found = 0;
     R closing = 0;
     for (std::int64_t k = 0; k < n; ++k) {
-      Best<R> best = none;
+      Best<R> best = none<R>();
       for (std::int64_t a = 0; a < n; ++a)
-        for (std::int64_t b = t.index(); (a + 1) * (b + 1) <= n; b += t.size()) {
-          const std::int32_t i = first[a], j = second[b];
+        for (std::int64_t b = t.lane(); (a + 1) * (b + 1) <= n; b += kWarp) {
+          const std::int32_t i = ranked[first + a], j = ranked[second + b];
           const Best<R> x{sum(row, i, j), std::int32_t(i * keys + j)};
           if (is_after(x, last)) best = Better{}(best, x);
         }
-      const Best<R> next = best_of(best, Better{});
+      const Best<R> next = reduce_warp(t, best, Better{});
       if (k == 0 || next.value < closing) found = k;  // so many lie strictly above
       closing = next.value;
       last = next;
-      if (t.index() == 0) picks[row * n + k] = next.column;
+      if (t.lane() == 0) picks[row * n + k] = next.column;
     }
     for (std::int32_t before = -1; found < n; ++found) {
       std::int32_t lowest = -1;
-      for (std::int64_t i = t.index(); i < keys; i += t.size()) {
-        if (sum(row, i, second[0]) < closing) continue;
+      for (std::int64_t i = t.lane(); i < keys; i += kWarp) {
+        if (sum(row, i, ranked[second]) < closing) continue;
         for (std::int64_t j = 0; j < keys; ++j) {
           const auto slot = std::int32_t(i * keys + j);
           if (slot <= before || sum(row, i, j) != closing) continue;
@@ -96,8 +89,24 @@ struct FindSlots {
           break;
         }
       }
-      before = lowest_of(lowest, LowerSlot{});
-      if (t.index() == 0) picks[row * n + found] = before;
+      before = reduce_warp(t, lowest, LowerSlot{});
+      if (t.lane() == 0) picks[row * n + found] = before;
+    }
+  }
+  // The n best keys of both halves of a row.
+  SINKHORN_DEVICE void rank_keys(const Thread& t, std::int64_t row, const Shared<std::int32_t>& ranked,
+                                 std::int64_t first) const {
+    for (int half = 0; half < 2; ++half) {
+      Best<R> last = none<R>();
+      for (std::int64_t k = 0; k < halves.n; ++k) {
+        Best<R> best = none<R>();
+        for (std::int64_t i = t.lane(); i < halves.keys; i += kWarp) {
+          const Best<R> x{rank_of(score(row, half, i)), std::int32_t(i)};
+          if (is_after(x, last)) best = Better{}(best, x);
+        }
+        last = reduce_warp(t, best, Better{});
+        if (t.lane() == 0) ranked[first + half * halves.n + k] = last.column;
+      }
     }
   }
 };
@@ -146,8 +155,8 @@ void ProductKeyTopK<T>::forward(Cuda, const KeyHalves& halves, const T* scores, 
                                 std::int32_t* picks) {
   const std::string_view op = "product_key_top_k";
   if (!fixed)
-    launch(op, halves.rows, threads_for(halves.keys), FindSlots<T>::shared_bytes(halves.n),
-           FindSlots<T>{halves, scores, picks});
+    launch(op, pieces(halves.rows, FindSlots<T>::kRows), FindSlots<T>::kRows * kWarp,
+           FindSlots<T>::shared_bytes(halves.n), FindSlots<T>{halves, scores, picks});
   for_each(op, halves.rows * halves.n,
            SumsOfPicks<T>{halves, scores, picks, sums, bad_index(), "product_key_top_k: pick"});
 }

@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "tests/autograd/expect.h"
+#include "tests/cuda/agreement.h"
 
 namespace sinkhorn {
 namespace {
@@ -16,7 +17,8 @@ namespace {
 using Picks = std::vector<std::int32_t>;
 
 Picks picks_of(const ProductKeys& found) {
-  const auto picks = found.picks.span<std::int32_t>();
+  const Tensor here = found.picks.to(Device::cpu);
+  const auto picks = here.span<std::int32_t>();
   return {picks.begin(), picks.end()};
 }
 
@@ -80,7 +82,7 @@ Tensor not_finite(const Shape& shape, std::uint64_t seed) {
   return mapped(shape, seed, {0, 1, 2, -inf, nan}, {0, 1, inf, -inf, nan});
 }
 
-TEST(ProductKeys, EqualASearchOfAllSums) {
+void expect_the_picks_of_a_search(Device device) {
   struct Extents {
     std::int64_t rows, keys, n;
   };
@@ -102,9 +104,16 @@ TEST(ProductKeys, EqualASearchOfAllSums) {
                                         {5, 128, 32}})
       for (DType dtype : {DType::f32, DType::f64, DType::bf16}) {
         const Tensor scores = draw({2, rows, keys}, std::uint64_t(keys)).to(dtype);
-        EXPECT_EQ(picks_of(product_key_top_k(scores, n)), search_of_all(scores, n))
+        EXPECT_EQ(picks_of(product_key_top_k(scores.to(device), n)), search_of_all(scores, n))
             << what << " " << dtype << ", " << keys << " keys, " << n << " picks";
       }
+}
+
+TEST(ProductKeys, EqualASearchOfAllSums) { expect_the_picks_of_a_search(Device::cpu); }
+
+TEST(OnTheDevice, ProductKeysEqualASearchOfAllSums) {
+  SINKHORN_NEEDS_DEVICE();
+  expect_the_picks_of_a_search(Device::cuda);
 }
 
 // The best key of the first half is the last, but every sum with 1e8 rounds to 1e8.
