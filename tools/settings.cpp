@@ -216,7 +216,7 @@ checkpoint_every = 1000
       {"add-one-512", "task add-one at length 512, for one GPU", R"(
 [model]
 causal = true
-dim = 64
+dim = 256
 depth = 2
 heads = 4
 bucket_size = 128
@@ -226,21 +226,22 @@ task_length = 512
 task_symbols = 64
 encoder_decoder = true
 precision = "bf16"
-steps = 4000
+steps = 8000
 batch_size = 32
-learning_rate = 3e-3
-min_learning_rate = 1e-4
+learning_rate = 5e-4
+min_learning_rate = 1e-5
+warmup_steps = 200
 weight_decay = 0.01
-embedding_init_std = 1.0
-eval_every = 2000
+embedding_init_std = 0.02
+eval_every = 4000
 eval_batches = 2
-checkpoint_every = 2000
+checkpoint_every = 4000
 log_every = 250
 )"},
       {"sort-256", "task sort at length 256, evaluated at 512, too, for one GPU", R"(
 [model]
 causal = true
-dim = 128
+dim = 256
 depth = 3
 heads = 8
 bucket_size = 64
@@ -251,16 +252,16 @@ task_length = 256
 task_shift = true
 encoder_decoder = true
 precision = "bf16"
-steps = 4000
+steps = 8000
 batch_size = 32
-learning_rate = 1e-3
+learning_rate = 5e-4
 min_learning_rate = 1e-5
-warmup_steps = 100
+warmup_steps = 200
 weight_decay = 0.01
 embedding_init_std = 0.02
-eval_every = 2000
+eval_every = 4000
 eval_batches = 2
-checkpoint_every = 2000
+checkpoint_every = 4000
 log_every = 250
 )"},
   };
