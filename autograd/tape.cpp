@@ -93,10 +93,10 @@ void add_in_place(const Tensor& into, const Tensor& flow) {
   });
 }
 
-void accumulate(Tensor& gradient, Tensor flow) {
+void accumulate(Tensor& gradient, Tensor flow, bool in_place = false) {
   if (!gradient) {
     gradient = std::move(flow);
-  } else if (gradient.is_sole_owner()) {
+  } else if (in_place || gradient.is_sole_owner()) {
     add_in_place(gradient, flow);
   } else {
     gradient = gradient.clone();
@@ -108,7 +108,7 @@ void accumulate(Tensor& gradient, Tensor flow) {
 
 Gradients Tape::backward(const Var& root, Tensor seed) const { return backward(root, std::move(seed), {}, {}); }
 
-Gradients Tape::backward(const Var& root, Tensor seed, const Var& leaf, Tensor begun) const {
+Gradients Tape::backward(const Var& root, Tensor seed, const Var& leaf, Tensor begun, bool in_place) const {
   if (!state_ || root.node < 0 || root.tape != *this) fail("backward: the root is a constant; nothing flows from it");
   if (state_->walked) fail("backward: this tape was already walked; first derivatives only, record a new tape");
   auto& nodes = state_->nodes;
@@ -124,12 +124,14 @@ Gradients Tape::backward(const Var& root, Tensor seed, const Var& leaf, Tensor b
   Gradients result;
   Tensors grads(nodes.size());
   grads[root.node] = std::move(seed);
-  if (begun) {
+  const bool begun_here = bool(begun);
+  if (begun_here) {
     if (leaf.tape != *this || leaf.node < 0 || leaf.node == root.node || begun.shape() != leaf.shape() ||
         begun.dtype() != leaf.value.dtype())
       fail("backward: the gradient that has begun, ", begun.dtype(), " ", begun.shape(), ", belongs to no leaf here");
     accumulate(grads[leaf.node], std::move(begun));
   }
+  const int writable = begun_here && in_place ? leaf.node : -1;
   const auto gathers_in_parameter = [&](const Node& node) {
     return state_->into_parameters && node.parameter && node.parameter->gradient;
   };
@@ -137,7 +139,7 @@ Gradients Tape::backward(const Var& root, Tensor seed, const Var& leaf, Tensor b
   const auto place_of = [&](int to) {
     if (to < 0 || state_->watch) return Tensor();
     if (gathers_in_parameter(nodes[to])) return nodes[to].parameter->gradient;
-    return grads[to] && grads[to].is_sole_owner() ? grads[to] : Tensor();
+    return grads[to] && (to == writable || grads[to].is_sole_owner()) ? grads[to] : Tensor();
   };
   for (int i = root.node; i >= 0; --i) {
     Node& node = nodes[i];
@@ -146,8 +148,7 @@ Gradients Tape::backward(const Var& root, Tensor seed, const Var& leaf, Tensor b
     if (grads[i] && node.op) {
       node.saved.into.clear();
       for (const int to : node.inputs) node.saved.into.push_back(place_of(to));
-      Tensors flows = node.op->backward(node.saved, grads[i]);
-      grads[i] = {};
+      Tensors flows = node.op->backward(node.saved, std::exchange(grads[i], {}));
       Tensors into = std::exchange(node.saved.into, {});
       for (std::size_t k = 0; k < flows.size(); ++k) {
         if (state_->watch && flows[k]) state_->watch({TapeEvent::Kind::flow, name, i, int(k), flows[k]});
@@ -162,7 +163,7 @@ Gradients Tape::backward(const Var& root, Tensor seed, const Var& leaf, Tensor b
         if (gathers_in_parameter(nodes[to])) {
           add_in_place(nodes[to].parameter->gradient, flows[k]);
         } else {
-          accumulate(grads[to], std::move(flows[k]));
+          accumulate(grads[to], std::move(flows[k]), to == writable);
         }
       }
     }

@@ -157,7 +157,8 @@ class Tape {
   /// once.
   Gradients backward(const Var& root, Tensor seed = {}) const;
   /// The same, for a leaf whose gradient has begun elsewhere: `begun` moves in, and comes out as part of the leaf's.
-  Gradients backward(const Var& root, Tensor seed, const Var& leaf, Tensor begun) const;
+  /// `in_place`: flows are added where `begun` lies, even if others hold its buffer.
+  Gradients backward(const Var& root, Tensor seed, const Var& leaf, Tensor begun, bool in_place = false) const;
 
   /// Calls `see` at every moment from here on. Keeping an event's tensor is allowed: it will not be written to.
   using Watch = std::function<void(const TapeEvent& event)>;
@@ -212,14 +213,15 @@ class Gradients {
 struct Tape::AnyOp {
   virtual ~AnyOp() = default;
   virtual std::string_view name() const = 0;
-  virtual Tensors backward(const Saved& saved, const Tensor& dy) const = 0;
+  /// The tape lets go of dy, so an op that takes it by value may end it, too, before it returns.
+  virtual Tensors backward(const Saved& saved, Tensor dy) const = 0;
 };
 
 template <Op O>
 struct Tape::OpOf final : Tape::AnyOp {
   explicit OpOf(O op) : op(std::move(op)) {}
   std::string_view name() const override { return O::name; }
-  Tensors backward(const Saved& saved, const Tensor& dy) const override { return op.backward(saved, dy); }
+  Tensors backward(const Saved& saved, Tensor dy) const override { return op.backward(saved, std::move(dy)); }
   O op;
 };
 

@@ -118,7 +118,9 @@ Var SinkhornTransformer::run_reversible(const Scope& scope, const Var& x, const 
                                     const Residual& residual) {
       return block.feed_forward(branch_scope(1, tape, choices), residual, from);
     };
-    chain.push_back({{f, block.attention.reached()}, {g, block.feed_forward.reached()}});
+    const std::int64_t at_once =
+        scope.observer ? 0 : block.feed_forward.fn->tokens_at_once(scope, x.shape()[0] * x.shape()[1]);
+    chain.push_back({{f, block.attention.reached()}, {g, block.feed_forward.reached(), at_once}});
   }
   if (!keep_activations_) return reversible_chain(scope.tape, x, around.context, std::move(chain));
   Var x1 = x, x2 = x;

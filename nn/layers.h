@@ -78,7 +78,8 @@ struct AxialPositions {
 
 /// W2 drop(GELU(W1 x + b1)) + b2 with four times the width inside, or the gated GELU(a) * g. Where a piece's inside is
 /// not kept for backward it is computed in `chunks` pieces of the tokens (behaviour 2.11); 0 chunks is one piece, too,
-/// but not the published package's chunk wrapper, which its parameters' names tell of.
+/// but not the published package's chunk wrapper, which its parameters' names tell of. A reversible chain also goes
+/// back in pieces, of `tokens_at_once`.
 struct FeedForward {
   FeedForward(std::int64_t dim, bool gated, double dropout, std::int64_t chunks, Initializer& init)
       : w1(dim, 4 * dim * (gated ? 2 : 1), true, init),
@@ -88,6 +89,14 @@ struct FeedForward {
         chunks(chunks) {}
 
   Var operator()(const Scope& scope, const Var& x, const Residual& residual = {}) const;
+
+  /// Of `tokens`, how many a reversible chain should go back through at once: as the chunks say, but neither fewer than
+  /// fill a GPU nor more than memory should be asked for. 0, all, where dropout draws for each chunk apart.
+  std::int64_t tokens_at_once(std::int64_t tokens, double active_dropout) const {
+    if (active_dropout > 0) return 0;
+    const std::int64_t wanted = std::max<std::int64_t>(chunks, 1);
+    return std::clamp((tokens + wanted - 1) / wanted, least_at_once, most_at_once);
+  }
   template <class See>
   void visit(See&& see) {
     see(chunks > 0 ? "fn.w1" : "w1", w1);
@@ -98,6 +107,7 @@ struct FeedForward {
   bool gated;
   double dropout;
   std::int64_t chunks;
+  std::int64_t least_at_once = 16384, most_at_once = 32768;  // tokens
 
  private:
   Var piece(const Scope& scope, const Var& x, const Residual& residual) const;

@@ -58,9 +58,9 @@ Output ReversibleChain::forward(Saved& save, Inputs in) const {
   return sum(x1, x2);
 }
 
-Tensors ReversibleChain::backward(const Saved& saved, const Tensor& dy) const {
+Tensors ReversibleChain::backward(const Saved& saved, Tensor dy) const {
   // Rebuilt in place: a tape is walked once, so nobody asks for the last pair again.
-  Tensor y1 = saved.tensors[0], y2 = saved.tensors[1], d1 = dy, d2 = dy;
+  Tensor y1 = saved.tensors[0], y2 = saved.tensors[1], d1 = dy, d2 = std::move(dy);
   const Tensor& context = saved.tensors[2];
   std::vector<Choices> choices = split_choices(saved, 3, 2 * blocks.size());
   std::map<const Parameter*, std::size_t> input_of;
@@ -70,19 +70,35 @@ Tensors ReversibleChain::backward(const Saved& saved, const Tensor& dy) const {
   const bool into_parameters = std::any_of(saved.into.begin() + std::min<std::ptrdiff_t>(2, std::ssize(saved.into)),
                                            saved.into.end(), [](const Tensor& place) { return bool(place); });
 
-  // y = x + branch(from): rebuilds x in place of y, and adds what flows through the branch to the gradient of `from`.
-  auto undo = [&](Tensor& y, const Tensor& from, const Tensor& d_y, Tensor& d_from, const Branch& branch,
-                  Choices& chosen) {
+  // y = x + branch(from): rebuilds x in place of y, and adds what flows through the branch to the gradient of `from`,
+  // `in_place` where it lies.
+  const auto undo_tokens = [&](Tensor& y, const Tensor& from, const Tensor& d_y, Tensor& d_from, bool in_place,
+                               const Branch& branch, Choices& chosen) {
     const Tape local = Tape::record(into_parameters);
     const Var x = local.leaf(from), seen = context && saved.wants[1] ? local.leaf(context) : Var(context);
     const Var out = branch.run(local, x, seen, chosen, {.onto = y, .undo = true, .in_place = true});
     y = out.value;
     if (out.node < 0) return;
-    const Gradients gradients = local.backward(out, d_y, x, std::move(d_from));
+    const Gradients gradients = local.backward(out, d_y, x, std::move(d_from), in_place);
     d_from = gradients.of(x);
     add_flow(flows[1], gradients.of(seen));
     for (const Parameter* parameter : branch.parameters)
       if (const std::size_t k = input_of.at(parameter); saved.wants[k]) add_flow(flows[k], gradients.of(*parameter));
+  };
+  const auto undo = [&](Tensor& y, const Tensor& from, const Tensor& d_y, Tensor& d_from, const Branch& branch,
+                        Choices& chosen) {
+    const Shape shape = y.shape();
+    const std::int64_t tokens = shape.product(0, std::max(shape.rank() - 1, 0)), step = branch.tokens_at_once;
+    if (step < 1 || step >= tokens) return undo_tokens(y, from, d_y, d_from, false, branch, chosen);
+    if (!d_from.is_sole_owner()) d_from = d_from.clone();  // the other half of the pair began as the same tensor
+    for (std::int64_t begin = 0; begin < tokens; begin += step) {
+      const auto part = [&](const Tensor& x) {
+        return x.reshape({tokens, shape[-1]}).slice(begin, std::min(tokens, begin + step));
+      };
+      Tensor y_part = part(y), d_part = part(d_from);
+      undo_tokens(y_part, part(from), part(d_y), d_part, true, branch, chosen);
+      if (y_part.raw() != part(y).raw()) part(y).assign(y_part);  // a branch need not write in place
+    }
   };
   for (std::size_t i = blocks.size(); i-- > 0;) {
     undo(y2, y1, d2, d1, blocks[i].g, choices[2 * i + 1]);
@@ -99,7 +115,7 @@ std::vector<Case<ReversibleChain>> ReversibleChain::cases() {
     Tensor drawn;
     Parameter parameter;
   };
-  auto chain = [](std::string label, std::size_t depth, bool with_context) {
+  auto chain = [](std::string label, std::size_t depth, bool with_context, std::int64_t tokens_at_once = 0) {
     auto owned = std::make_shared<std::vector<Toy>>(2);
     ReversibleChain op;
     for (std::size_t i = 0; i < depth; ++i) {
@@ -118,16 +134,20 @@ std::vector<Case<ReversibleChain>> ReversibleChain::cases() {
            {[at](const Tape& tape, const Var& x, const Var&, Choices&, const Residual& residual) {
               return add_to(residual, at(tape, sigmoid(x)));
             },
-            {p}}});
+            {p},
+            tokens_at_once}});
     }
     op.parameters = {&(*owned)[0].parameter, &(*owned)[1].parameter};
-    return Case<ReversibleChain>(std::move(label), std::move(op), [owned, with_context](Draw& draw) {
-      Tensors in{draw.uniform({2, 3}), with_context ? draw.uniform({2, 3}) : Tensor()};
-      for (Toy& toy : *owned) in.push_back(toy.drawn = draw.uniform({2, 3}));
+    // p is one row where tokens are taken a few at a time.
+    const Shape all{2, 3}, one = tokens_at_once > 0 ? Shape{3} : all;
+    return Case<ReversibleChain>(std::move(label), std::move(op), [=](Draw& draw) {
+      Tensors in{draw.uniform(all), with_context ? draw.uniform(all) : Tensor()};
+      for (Toy& toy : *owned) in.push_back(toy.drawn = draw.uniform(one));
       return in;
     });
   };
-  return {chain("three blocks", 3, false), chain("with context", 2, true), chain("no block", 0, false)};
+  return {chain("three blocks", 3, false), chain("with context", 2, true), chain("no block", 0, false),
+          chain("a token at a time", 2, true, 1)};
 }
 
 }  // namespace ops

@@ -36,6 +36,9 @@ struct Branch {
   std::function<Var(const Tape& tape, const Var& x, const Var& context, Choices& choices, const Residual& residual)>
       run;
   std::vector<const Parameter*> parameters;
+  /// Backward runs a branch that works on each token (row of x's last axis) for itself, without choices, context or
+  /// noise, on so many tokens at a time: only their activations are there at once. 0: on all of them.
+  std::int64_t tokens_at_once = 0;
 };
 
 /// y1 = x1 + f(x2), y2 = x2 + g(y1)
@@ -52,7 +55,7 @@ struct ReversibleChain {
   std::vector<ReversibleBlock> blocks;
   std::vector<const Parameter*> parameters;
   Output forward(Saved& save, Inputs in) const;
-  Tensors backward(const Saved& saved, const Tensor& dy) const;
+  Tensors backward(const Saved& saved, Tensor dy) const;
   static std::vector<Case<ReversibleChain>> cases();
 };
 

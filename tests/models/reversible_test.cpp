@@ -50,6 +50,31 @@ TEST(Reversible, PeakMemoryDoesNotGrowWithDepth) {
   EXPECT_LE(std::abs(sixteen - four), 0.05 * four) << four << " against " << sixteen;
 }
 
+// With so many tokens the inside of a feed-forward, twice as wide if gated, would be the peak, were it there at once.
+TEST(Reversible, TheInsideOfAFeedForwardIsThereInPieces) {
+  const auto peak = [](bool gated) {
+    ModelConfig config;
+    config.causal = config.reversible = true;
+    config.num_tokens = 5;
+    config.dim = 8;
+    config.depth = 1;
+    config.heads = 2;
+    config.bucket_size = 16;
+    config.max_seq_len = 64;
+    config.ff_glu = gated;
+    config.ff_chunks = 8;
+    const SinkhornTransformerLM model(config, Rng(1));
+    const Scope scope{Tape::record(), Rng(2), true};
+    const Var logits = model(scope, testing::random_ids(1, 2048, 64, config.num_tokens));
+    Pool::of(Device::cpu).reset_peak();
+    const std::size_t before = Pool::of(Device::cpu).stats().in_use;
+    scope.tape.backward(mean(logits));
+    return double(Pool::of(Device::cpu).stats().peak - before);
+  };
+  const double plain = peak(false), gated = peak(true);
+  EXPECT_LE(gated, 1.02 * plain) << gated << " against " << plain;
+}
+
 TEST(Reversible, ATapeThatIsNotRunBackwardsLeavesNothingBehind) {
   SinkhornTransformerLM model(small_config(), Rng(1));
   const Tensor ids = testing::random_ids(1, 2, 64, small_config().num_tokens);
