@@ -36,9 +36,11 @@ Var FeedForward::piece(const Scope& scope, const Var& x, const Residual& residua
 // A tape keeps the inside of all pieces, so there pieces save nothing; but each draws its own dropout.
 Var FeedForward::operator()(const Scope& scope, const Var& x, const Residual& residual) const {
   const Shape shape = x.shape();
+  const bool draws = scope.active(dropout) > 0;
   const std::int64_t tokens = shape.product(0, shape.rank() - 1), wanted = std::max<std::int64_t>(chunks, 1);
-  const std::int64_t step = (tokens + wanted - 1) / wanted;
-  if (step >= tokens || (scope.tape && scope.active(dropout) == 0)) return piece(scope, x, residual);
+  const std::int64_t least = draws || x.value.device() == Device::cuda ? least_piece : 1;
+  const std::int64_t step = std::max((tokens + wanted - 1) / wanted, least);
+  if (step >= tokens || (scope.tape && !draws)) return piece(scope, x, residual);
   const Var rows = reshape(x, {tokens, shape[-1]}), onto = residual ? reshape(residual.onto, rows.shape()) : Var();
   const bool in_place = residual.in_place && !scope.tape;
   std::vector<Var> pieces;

@@ -77,9 +77,10 @@ struct AxialPositions {
 };
 
 /// W2 drop(GELU(W1 x + b1)) + b2 with four times the width inside, or the gated GELU(a) * g. Where a piece's inside is
-/// not kept for backward it is computed in `chunks` pieces of the tokens (behaviour 2.11); 0 chunks is one piece, too,
-/// but not the published package's chunk wrapper, which its parameters' names tell of. A reversible chain also goes
-/// back in pieces, of `tokens_at_once`.
+/// not kept for backward it is computed in `chunks` pieces of the tokens (behaviour 2.11), on a GPU of `least_piece` or
+/// more, which fill it; so, too, where each piece draws dropout, which must not depend on the device. 0 chunks is one
+/// piece, too, but not the published package's chunk wrapper, which its parameters' names tell of. A reversible chain
+/// also goes back in pieces, of `tokens_at_once`.
 struct FeedForward {
   FeedForward(std::int64_t dim, bool gated, double dropout, std::int64_t chunks, Initializer& init)
       : w1(dim, 4 * dim * (gated ? 2 : 1), true, init),
@@ -107,6 +108,7 @@ struct FeedForward {
   bool gated;
   double dropout;
   std::int64_t chunks;
+  std::int64_t least_piece = 4096;  // tokens
   std::int64_t least_at_once = 16384, most_at_once = 32768;  // tokens
 
  private:

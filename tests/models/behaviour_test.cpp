@@ -250,6 +250,19 @@ TEST(FeedForward, InUnevenChunksIsTheSame) {
   }
 }
 
+// Pieces draw dropout each for itself, so that it tells of them.
+TEST(FeedForward, DrawsForNoSmallerPiecesThanFillAGpu) {
+  const auto output = [](std::int64_t chunks, std::int64_t least) {
+    Initializer init(Rng(1), DType::f64);
+    FeedForward module(4, false, 0.5, chunks, init);
+    module.least_piece = least;
+    return module(Scope{{}, Rng(4), true}, normal(Rng(2), {2, 7, 4}, 0, 1, DType::f64)).value;
+  };
+  EXPECT_TRUE(equal_bits(output(3, 14), output(1, 1)));
+  EXPECT_TRUE(equal_bits(output(3, 7), output(2, 1)));
+  EXPECT_FALSE(equal_bits(output(3, 7), output(3, 1)));
+}
+
 // The residual is added piece by piece, too, and in place where it may be.
 TEST(FeedForward, AddsItsPiecesToTheResidual) {
   const auto drawn = [](std::uint64_t key) { return uniform(Rng(key), {2, 7, 4}, -1, 1, DType::f64); };
@@ -257,7 +270,8 @@ TEST(FeedForward, AddsItsPiecesToTheResidual) {
   for (const double dropout : {0.0, 0.3}) {
     for (const std::int64_t chunks : {1, 3}) {
       Initializer init(Rng(3), DType::f64);
-      const FeedForward module(4, false, dropout, chunks, init);
+      FeedForward module(4, false, dropout, chunks, init);
+      module.least_piece = 1;
       const Scope without{{}, Rng(4), true}, with{Tape::record(), Rng(4), true};
       const Tensor alone = module(without, x).value, sum = add(onto, alone).value;
       EXPECT_LE(relative_error(module(with, x).value, alone), 1e-14);
