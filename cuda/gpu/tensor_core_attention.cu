@@ -10,7 +10,7 @@
 namespace sinkhorn::cuda {
 namespace {
 
-constexpr int kRowsOfWarp = 16, kStep = 64, kHalf = 32;
+constexpr int kStep = 64;
 constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
@@ -55,25 +55,37 @@ __device__ HeadRows<T> key_rows(const Head& head, const Global<T>& kv, int part)
           int(2 * heads * d), int(head.in.key_length), int(head.shift)};
 }
 
-// The first `rows` rows of a tile become those of slots `slot` .. + count - 1, and 0 behind them.
-template <int d>
-__device__ void copy_rows(const Thread& t, const MmaTile<d>& tile, int rows, const HeadRows<const bf16>& from, int slot,
+// The first kRows rows of a tile become those of slots `slot` .. + count - 1, and 0 behind them.
+template <int kRows, int kThreads, int d>
+__device__ void copy_rows(const Thread& t, const MmaTile<d>& tile, const HeadRows<const bf16>& from, int slot,
                           int count) {
-  constexpr int chunks = d / 8;
-  const int column = t.index() % chunks * 8;
-  for (int row = t.index() / chunks; row < rows; row += t.size() / chunks)
-    copy_async<16>(tile.at(row, column), from(row < count ? slot + row : slot) + column, row < count);
+  constexpr int chunks = d / 8, pass = kThreads / chunks;
+  static_assert(kRows % pass == 0 && pass % 8 == 0);
+  const int column = t.index() % chunks * 8, row = t.index() / chunks;
+  bf16* const to = tile.at(row, column);
+  if (count >= kRows && slot + from.shift + kRows <= from.length) {
+    const bf16* x = from(slot + row) + column;
+    const std::int64_t apart = std::int64_t(pass) * from.stride;
+#pragma unroll
+    for (int at = 0; at < kRows; at += pass, x += apart) copy_async<16>(to + at * d, x, true);
+    return;
+  }
+#pragma unroll 1
+  for (int at = 0; at < kRows; at += pass) {
+    const bool is = at + row < count;
+    copy_async<16>(to + at * d, from(is ? slot + at + row : slot) + column, is);
+  }
 }
 
 // Keys and values of columns j0 .. of a block.
-template <int d>
-__device__ void copy_keys(const Thread& t, const Head& head, bool is_null, int begin, int width, int j0, int rows,
+template <int kRows, int kThreads, int d>
+__device__ void copy_keys(const Thread& t, const Head& head, bool is_null, int begin, int width, int j0,
                           const MmaTile<d>& keys, const MmaTile<d>& values) {
   const auto rows_of = [&](const Global<const bf16>& null, int part) {
     return is_null ? HeadRows<const bf16>{&null[head.sorting_head * d], 0, 1, 0} : key_rows(head, head.in.kv, part);
   };
-  copy_rows(t, keys, rows, rows_of(head.in.null_keys, 0), is_null ? 0 : begin + j0, width - j0);
-  copy_rows(t, values, rows, rows_of(head.in.null_values, 1), is_null ? 0 : begin + j0, width - j0);
+  copy_rows<kRows, kThreads>(t, keys, rows_of(head.in.null_keys, 0), is_null ? 0 : begin + j0, width - j0);
+  copy_rows<kRows, kThreads>(t, values, rows_of(head.in.null_values, 1), is_null ? 0 : begin + j0, width - j0);
 }
 
 // Stores a warp's rows, of slots `slot` .. + count - 1, through its part of a tile.
@@ -95,6 +107,15 @@ __device__ void store_rows(const Thread& t, const MmaTile<d>& tile, const Fragme
     if (r < count) *reinterpret_cast<uint4*>(to(slot + r) + at) = *reinterpret_cast<const uint4*>(tile.at(r, at));
 }
 
+// What a block of threads works on: a tile of a bucket of a head of a sequence.
+struct Place {
+  int tile, bucket, item;
+};
+__device__ Place place_of(const Thread& t, int tiles, int buckets) {
+  const auto block = std::uint32_t(t.block()), bucket = block / tiles;
+  return {int(block % tiles), int(bucket % buckets), int(bucket / buckets)};
+}
+
 // Over the four lanes that share a row.
 __device__ float sum_of_row(float x) {
   x += __shfl_xor_sync(0xffffffffu, x, 1);
@@ -105,36 +126,11 @@ __device__ float largest_of_row(float x) {
   return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
 }
 
-// c (16, columns) += a (16, d) times the transposed rows `row` .. of a tile; a(k): columns 16 k .. of a.
-template <int d, int kPieces, class A>
-__device__ void add_scores(FragmentC (&c)[kPieces], const A& a, const MmaTile<d>& tile, int row, int lane) {
+// The rounded numbers of C are A of the next product.
+template <int kPieces>
+__device__ void round_to(FragmentA (&a)[kPieces / 2], const FragmentC (&c)[kPieces]) {
 #pragma unroll
-  for (int k = 0; k < d / 16; ++k) {
-    const FragmentA a_k = a(k);
-#pragma unroll
-    for (int n = 0; n < kPieces / 2; ++n) {
-      FragmentB b[2];
-      tile.b_of_rows(b, row + n * 16, k * 16, lane);
-      mma(c[2 * n], a_k, b[0]);
-      mma(c[2 * n + 1], a_k, b[1]);
-    }
-  }
-}
-// c (16, d) += p (16, rows), rounded, times the rows `row` .. of a tile.
-template <int d, int kPieces>
-__device__ void add_rows(FragmentC (&c)[d / 8], const FragmentC (&p)[kPieces], const MmaTile<d>& tile, int row,
-                         int lane) {
-#pragma unroll
-  for (int k = 0; k < kPieces / 2; ++k) {
-    const FragmentA a = to_a(p[2 * k], p[2 * k + 1]);
-#pragma unroll
-    for (int n = 0; n < d / 16; ++n) {
-      FragmentB b[2];
-      tile.b_of_columns(b, row + k * 16, n * 16, lane);
-      mma(c[2 * n], a, b[0]);
-      mma(c[2 * n + 1], a, b[1]);
-    }
-  }
+  for (int k = 0; k < kPieces / 2; ++k) a[k] = to_a(c[2 * k], c[2 * k + 1]);
 }
 
 // c (16, d) += the sum of each row of p times the first row of a tile: a null block, whose keys are all the same.
@@ -164,7 +160,7 @@ struct Mask {
   bool is_triangle;  // keys up to the query
   bool is_wrapped;   // the last bucket of a rotated head: all but its first query see their own keys behind the first
   bool is_own;
-  bool has_padding;  // so that a lane's bits say more
+  bool has_padding;  // so that more is hidden
 
   __device__ Mask(const Head& head, int u, Block::Kind kind, int width, int query, int key)
       : query(query),
@@ -174,89 +170,108 @@ struct Mask {
         is_wrapped(head.shift > 0 && u == head.in.buckets - 1),
         is_own(kind == Block::own),
         has_padding(head.in.mask || head.in.key_mask) {}
-  __device__ bool sees(int i, int j) const {
-    return j >= 0 && j < width && !(is_triangle && j > i) && !(is_wrapped && i > 0 && (!is_own || j == 0));
-  }
   // Whether all of these queries see all of these keys, and whether none does.
   __device__ bool is_open(int keys) const {
     return !has_padding && !is_wrapped && key >= 0 && key + keys <= width && !(is_triangle && key + keys - 1 > query);
   }
-  __device__ Mask later(int keys) const {
+  __device__ bool is_closed(int end) const { return is_triangle && key >= end; }  // to the queries before `end`
+  __device__ Mask later(int queries, int keys) const {
     Mask mask = *this;
+    mask.query += queries;
     mask.key += keys;
     return mask;
   }
-  __device__ bool is_closed(int queries) const { return is_triangle && key > query + queries - 1; }
+  // One bit for each of 32 keys that query i sees, as far as padding allows, and for each of 32 queries that see key j.
+  __device__ std::uint32_t keys_of(int i) const {
+    const int low = is_wrapped && i > 0 ? (is_own ? 1 : width) : 0, high = is_triangle ? min(i + 1, width) : width;
+    return below(high - key) & ~below(low - key);
+  }
+  __device__ std::uint32_t queries_of(int j) const {
+    if (j < 0 || j >= width) return 0;
+    return (is_wrapped && (!is_own || j == 0) ? below(1 - query) : ~0u) & ~(is_triangle ? below(j - query) : 0);
+  }
+
+ private:
+  __device__ static std::uint32_t below(int bits) { return bits >= 32 ? ~0u : (1u << max(bits, 0)) - 1; }
 };
 
-// One bit for each of the 16 numbers that a lane holds of 16 x 32, in the order n, e.
-__device__ bool bit(std::uint32_t bits, int n, int e) { return bits >> (n * 4 + e) & 1; }
+// Of the words for rows lane / 4 and 8 + lane / 4, the bits that concern a lane: number e of piece n is bit 8 n + e.
+__device__ std::uint32_t bits_of_lane(std::uint32_t upper, std::uint32_t lower, int lane) {
+  const int shift = lane % 4 * 2;
+  return (upper >> shift & 0x03030303u) | (lower >> shift & 0x03030303u) << 2;
+}
+__device__ bool bit(std::uint32_t bits, int n, int e) { return bits >> (n * 8 + e) & 1; }
 
-// What padding lets be seen, and what dropout keeps. Found before the products are made, so that it takes no registers
-// from them.
-struct Looks {
-  std::uint32_t seen = ~0u, kept = ~0u;
-};
+// Which of the 16 numbers that a lane holds of 16 x 32 are of pairs that see each other.
 template <bool kRowsAreQueries>
-__device__ Looks look(const Head& head, int u, int c, const Mask& mask, int lane) {
-  Looks looks;
-  if (!mask.has_padding && head.in.dropout == 0) return looks;
-  const Block block = head.block(u, c);
-  const auto bits_of = [&](auto test) {
-    std::uint32_t bits = 0;
-#pragma unroll 1
-    for (int k = 0; k < 16; ++k) {
-      const int row = k % 4 / 2 * 8 + lane / 4, column = k / 4 * 8 + lane % 4 * 2 + k % 2;
-      const bool is =
-          kRowsAreQueries ? test(mask.query + row, mask.key + column) : test(mask.query + column, mask.key + row);
-      bits |= std::uint32_t(is) << k;
-    }
-    return bits;
-  };
-  if (mask.has_padding) looks.seen = bits_of([&](int i, int j) { return head.sees(u, i, block, j); });
-  if (head.in.dropout > 0) looks.kept = bits_of([&](int i, int j) { return head.kept(u, i, block, j) != 0; });
-  return looks;
+__device__ std::uint32_t seen_bits(const Head& head, int u, Block::Kind kind, int begin, const Mask& mask, int lane) {
+  const int row = (kRowsAreQueries ? mask.query : mask.key) + lane / 4;
+  std::uint32_t words[2];
+#pragma unroll
+  for (int half = 0; half < 2; ++half)
+    words[half] = kRowsAreQueries ? mask.keys_of(row + half * 8) : mask.queries_of(row + half * 8);
+  if (mask.has_padding) {
+    const Inputs& in = head.in;
+    const auto is_query = [&](int i) {
+      return i < in.bucket && (!in.mask || in.mask[head.token(u * in.bucket + i, in.length)]);
+    };
+    const auto is_key = [&](int j) {
+      return kind == Block::null || !in.key_mask ||
+             (j >= 0 && j < mask.width && in.key_mask[head.token(begin + j, in.key_length)]);
+    };
+    const std::uint32_t columns =
+        __ballot_sync(0xffffffffu, kRowsAreQueries ? is_key(mask.key + lane) : is_query(mask.query + lane));
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      words[half] &= (kRowsAreQueries ? is_query(row + half * 8) : is_key(row + half * 8)) ? columns : 0;
+  }
+  return bits_of_lane(words[0], words[1], lane);
 }
 
-// Pairs that do not see each other score -inf.
-template <bool kRowsAreQueries, int kPieces>
-__device__ void hide(FragmentC (&score)[kPieces], const Mask& mask, const Looks (&looks)[kPieces / 4], int lane) {
-  if (mask.is_open(kRowsAreQueries ? kPieces * 8 : kRowsOfWarp)) return;
-#pragma unroll
-  for (int n = 0; n < kPieces; ++n)
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const int row = e / 2 * 8 + lane / 4, column = n * 8 + lane % 4 * 2 + e % 2;
-      const bool sees = kRowsAreQueries ? mask.sees(mask.query + row, mask.key + column)
-                                        : mask.sees(mask.query + column, mask.key + row);
-      if (!sees || !bit(looks[n / 4].seen, n % 4, e)) score[n].x[e] = kNone;
-    }
+// Which of them dropout keeps.
+template <bool kRowsAreQueries>
+__device__ std::uint32_t kept_bits(const Head& head, int u, int c, const Mask& mask, int lane) {
+  if (head.in.dropout == 0) return ~0u;
+  const Block block = head.block(u, c);
+  std::uint32_t bits = 0;
+#pragma unroll 1
+  for (int k = 0; k < 16; ++k) {
+    const int row = k % 4 / 2 * 8 + lane / 4, column = k / 4 * 8 + lane % 4 * 2 + k % 2;
+    const bool is = kRowsAreQueries ? head.kept(u, mask.query + row, block, mask.key + column) != 0
+                                    : head.kept(u, mask.query + column, block, mask.key + row) != 0;
+    bits |= std::uint32_t(is) << (k / 4 * 8 + k % 4);
+  }
+  return bits;
 }
+
 // Multiplies with what dropout multiplies.
 template <int kPieces>
-__device__ void drop(FragmentC (&x)[kPieces], const Looks (&looks)[kPieces / 4], double dropout) {
+__device__ void drop(FragmentC (&x)[kPieces], const std::uint32_t (&kept)[kPieces / 4], double dropout) {
   if (dropout == 0) return;
   const float factor = float(1 / (1 - dropout));
 #pragma unroll
   for (int n = 0; n < kPieces; ++n)
 #pragma unroll
-    for (int e = 0; e < 4; ++e) x[n].x[e] *= bit(looks[n / 4].kept, n % 4, e) ? factor : 0.0f;
+    for (int e = 0; e < 4; ++e) x[n].x[e] *= bit(kept[n / 4], n % 4, e) ? factor : 0.0f;
 }
 
-// Steps over the keys that rows i0 .. of query bucket u look at.
-struct KeySteps {
-  const Head& head;
-  int u, i0, rows;
+// Up to 64 keys that a query bucket looks at: from key j0 of its c-th block.
+struct KeyStep {
   int c = -1, j0 = 0;
   Block::Kind kind = Block::closed;
   int begin = 0, width = 0;  // of the block
   float weight = 1;
+};
+// Steps over all that rows i0 .. of query bucket u look at.
+struct KeySteps : KeyStep {
+  const Head& head;
+  int u, end;  // end: of the rows
 
+  __device__ KeySteps(const Head& head, int u, int end) : head(head), u(u), end(end) {}
   // To the next step; false where there is none.
   __device__ bool next() {
     j0 += kStep;
-    const bool is_triangle = head.in.causal && kind == Block::own;
-    if (c >= 0 && j0 < width && !(is_triangle && j0 >= i0 + rows)) return true;
+    if (c >= 0 && j0 < width && !(head.in.causal && kind == Block::own && j0 >= end)) return true;
     for (++c; c < head.blocks(); ++c) {
       const Block block = head.block(u, c);
       if (block.kind == Block::closed) continue;
@@ -271,58 +286,46 @@ struct KeySteps {
   }
 };
 
-template <int d, int kWarps>
+template <int d, int kWarps, int kBlocks>
 struct AttendOnTensorCores {
-  static_assert(d == 32 || d == 64);
-  static constexpr int kRows = kWarps * kRowsOfWarp, kThreads = kWarps * kWarp,
-                       kBlocksOfMultiprocessor = 512 / kThreads;
+  static constexpr int kRows = kWarps * kRowsOfWarp, kThreads = kWarps * kWarp, kBlocksOfMultiprocessor = kBlocks;
   Inputs in;
-  std::int64_t tiles;  // of queries in a bucket
+  int tiles;  // of queries in a bucket
   Global<bf16> y, rest;
   Global<float> log_sum_exp;
 
   static std::size_t shared_bytes() { return std::size_t(MmaTile<d>::count(kRows + 4 * kStep)) * sizeof(bf16); }
 
   __device__ void operator()(Thread& t) const {
-    const int tile = int(t.block() % tiles), u = int(t.block() / tiles % in.buckets);
-    const int item = int(t.block() / tiles / in.buckets);
+    const auto [tile, u, item] = place_of(t, tiles, in.buckets);
     const Head head(in, item);
     const int i0 = tile * kRows, slot = u * in.bucket + i0, count = in.bucket - i0;
     const int lane = t.lane(), first = t.warp() * kRowsOfWarp;
+    const int group = t.warp() / kWarpsOfGroup * kRowsOfGroup;
     const MmaTile<d> queries = tile_of<d>(t, kRows), keys = tile_of<d>(t, 2 * kStep), values = tile_of<d>(t, 2 * kStep);
     const auto copy = [&](const KeySteps& step, int s) {
-      copy_keys(t, head, step.kind == Block::null, step.begin, step.width, step.j0, kStep, keys.from(s * kStep),
-                values.from(s * kStep));
+      copy_keys<kStep, kThreads>(t, head, step.kind == Block::null, step.begin, step.width, step.j0,
+                                 keys.from(s * kStep), values.from(s * kStep));
+      commit_copies();
     };
 
-    copy_rows(t, queries, kRows, query_rows(head, in.q), slot, count);
+    copy_rows<kRows, kThreads>(t, queries, query_rows(head, in.q), slot, count);
     commit_copies();
-    KeySteps ahead{head, u, i0, kRows};
+    KeySteps ahead(head, u, i0 + kRows);
     bool more = ahead.next();
     if (more) copy(ahead, 0);
-    commit_copies();
-    await_copies<1>();
-    t.sync();
-    FragmentA q[d / 16];
-#pragma unroll
-    for (int k = 0; k < d / 16; ++k) q[k] = queries.a(first, k * 16, lane);
-
-    FragmentC sum[d / 8];
+    FragmentC sum[d / 8] = {};
     float largest[2] = {kNone, kNone}, total[2] = {};
     for (int s = 0; more; s ^= 1) {
-      const Mask mask(head, u, ahead.kind, ahead.width, i0 + first, ahead.j0);
-      const int c = ahead.c;
-      const bool is_null = ahead.kind == Block::null;
-      const float w = ahead.weight;
+      const KeyStep step = ahead;
+      const Mask mask(head, u, step.kind, step.width, i0 + first, step.j0);
+      await_copies<0>();
+      t.sync();
       more = ahead.next();
       if (more) copy(ahead, s ^ 1);
-      commit_copies();
-      await_copies<1>();
-      t.sync();
-      if (!mask.is_closed(kRowsOfWarp))
-        attend(head, u, c, w, is_null, mask, lane, q, keys.from(s * kStep), values.from(s * kStep), sum, largest,
-               total);
-      t.sync();
+      if (!mask.is_closed(i0 + group + kRowsOfGroup))
+        attend(head, u, step, mask, lane, queries.from(group), keys.from(s * kStep), values.from(s * kStep), sum,
+               largest, total);
     }
 
 #pragma unroll
@@ -347,35 +350,48 @@ struct AttendOnTensorCores {
   }
 
   // One step of the running softmax.
-  __device__ void attend(const Head& head, int u, int c, float w, bool is_null, const Mask& mask, int lane,
-                         const FragmentA (&q)[d / 16], const MmaTile<d>& keys, const MmaTile<d>& values,
+  __device__ void attend(const Head& head, int u, const KeyStep& step, const Mask& mask, int lane,
+                         const MmaTile<d>& queries, const MmaTile<d>& keys, const MmaTile<d>& values,
                          FragmentC (&sum)[d / 8], float (&largest)[2], float (&total)[2]) const {
-    const float scale = w * scale_of_scores<d>() * kLog2E;
-    Looks looks[kStep / kHalf];
-#pragma unroll
-    for (int part = 0; part < kStep / kHalf; ++part)
-      looks[part] = look<true>(head, u, c, mask.later(part * kHalf), lane);
     FragmentC score[kStep / 8];
-    add_scores(
-        score, [&](int k) { return q[k]; }, keys, 0, lane);
+    begin_products();
+    multiply_rows<d>(score, queries, keys, 0, lane);
+    commit_products();
+    std::uint32_t kept[kStep / 32];
 #pragma unroll
-    for (FragmentC& piece : score)
+    for (int j = 0; j < kStep; j += 32) kept[j / 32] = kept_bits<true>(head, u, step.c, mask.later(0, j), lane);
+    await_products<0>();
+    pin(score);
+    // Where all is seen, scores are scaled as they are used.
+    const float w = step.weight;
+    float scale = w * scale_of_scores<d>() * kLog2E;
+    if (!mask.is_open(kStep) || scale < 0) {
 #pragma unroll
-      for (float& x : piece.x) x *= scale;
-    hide<true>(score, mask, looks, lane);
+      for (int j = 0; j < kStep; j += 32) {
+        const std::uint32_t seen = seen_bits<true>(head, u, step.kind, step.begin, mask.later(0, j), lane);
+#pragma unroll
+        for (int n = 0; n < 4; ++n)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            float& x = score[j / 8 + n].x[e];
+            x = bit(seen, n, e) ? x * scale : kNone;
+          }
+      }
+      scale = 1;
+    }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float above = largest[half], all = 0;
+      float above = kNone, all = 0;
 #pragma unroll
       for (const FragmentC& piece : score) above = fmaxf(above, fmaxf(piece.x[2 * half], piece.x[2 * half + 1]));
-      above = largest_of_row(above);
+      above = fmaxf(largest[half], largest_of_row(above) * scale);
       const float base = above == kNone ? 0.0f : above, rescale = exp2_fast(largest[half] - base);
       largest[half] = above;
 #pragma unroll
       for (FragmentC& piece : score)
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-          const float p = exp2_fast(piece.x[2 * half + e] - base);
+          const float p = exp2_fast(fmaf(piece.x[2 * half + e], scale, -base));
           all += p;
           piece.x[2 * half + e] = p * w;
         }
@@ -385,21 +401,28 @@ struct AttendOnTensorCores {
 #pragma unroll
         for (int e = 0; e < 2; ++e) piece.x[2 * half + e] *= rescale;
     }
-    drop(score, looks, in.dropout);
-    if (is_null)
+    drop(score, kept, in.dropout);
+    if (step.kind == Block::null) {
       add_null(sum, score, values, lane);
-    else
-      add_rows(sum, score, values, 0, lane);
+      return;
+    }
+    FragmentA p[kStep / 16];
+    round_to(p, score);
+    begin_products();
+    add_columns(sum, p, values, 0, lane);
+    commit_products();
+    await_products<0>();
+    pin(sum);
   }
 };
 
 // dq, and per warp its shares of the weights' and nulls' gradients; and <dP, P> = <dy, y> of each query.
-template <int d, int kWarps>
+template <int d, int kWarps, int kBlocks, int kPart>
 struct QueryGradientOnTensorCores {
-  static constexpr int kRows = kWarps * kRowsOfWarp, kThreads = kWarps * kWarp,
-                       kBlocksOfMultiprocessor = 384 / kThreads;
+  static constexpr int kRows = kWarps * kRowsOfWarp, kThreads = kWarps * kWarp, kBlocksOfMultiprocessor = kBlocks;
   Inputs in;
-  std::int64_t tiles, batch;
+  int tiles;
+  std::int64_t batch;
   Global<const bf16> y, rest, dy;
   Global<const float> log_sum_exp;
   Global<bf16> dq;
@@ -412,34 +435,28 @@ struct QueryGradientOnTensorCores {
   }
 
   __device__ void operator()(Thread& t) const {
-    const int tile = int(t.block() % tiles), u = int(t.block() / tiles % in.buckets);
-    const int item = int(t.block() / tiles / in.buckets);
+    const auto [tile, u, item] = place_of(t, tiles, in.buckets);
     const Head head(in, item);
     const int i0 = tile * kRows, slot = u * in.bucket + i0, count = in.bucket - i0;
     const int lane = t.lane(), first = t.warp() * kRowsOfWarp;
+    const int group = t.warp() / kWarpsOfGroup * kRowsOfGroup;
     const MmaTile<d> queries = tile_of<d>(t, kRows), flow = tile_of<d>(t, kRows);
     const MmaTile<d> keys = tile_of<d>(t, 2 * kStep), values = tile_of<d>(t, 2 * kStep);
     float* const scratch = pointer(t.shared<float>(kRows)) + first;  // of this warp
     const auto copy = [&](const KeySteps& step, int s) {
-      copy_keys(t, head, step.kind == Block::null, step.begin, step.width, step.j0, kStep, keys.from(s * kStep),
-                values.from(s * kStep));
+      copy_keys<kStep, kThreads>(t, head, step.kind == Block::null, step.begin, step.width, step.j0,
+                                 keys.from(s * kStep), values.from(s * kStep));
+      commit_copies();
     };
 
-    copy_rows(t, queries, kRows, query_rows(head, in.q), slot, count);
-    copy_rows(t, flow, kRows, query_rows(head, dy), slot, count);
+    copy_rows<kRows, kThreads>(t, queries, query_rows(head, in.q), slot, count);
+    copy_rows<kRows, kThreads>(t, flow, query_rows(head, dy), slot, count);
     commit_copies();
-    KeySteps ahead{head, u, i0, kRows};
+    KeySteps ahead(head, u, i0 + kRows);
     bool more = ahead.next();
     if (more) copy(ahead, 0);
-    commit_copies();
     await_copies<1>();
     t.sync();
-    FragmentA q[d / 16], f[d / 16];
-#pragma unroll
-    for (int k = 0; k < d / 16; ++k) {
-      q[k] = queries.a(first, k * 16, lane);
-      f[k] = flow.a(first, k * 16, lane);
-    }
     write_dots(t, head, item, slot, count, flow, scratch);
     float lse[2], dot[2];
 #pragma unroll
@@ -450,7 +467,7 @@ struct QueryGradientOnTensorCores {
           first + row < count ? log_sum_exp[std::int64_t(item) * in.length + slot + first + row] * kLog2E : 0.0f;
     }
 
-    FragmentC sum[d / 8];
+    FragmentC sum[d / 8] = {};
     float null_key[2] = {}, null_value[2] = {};  // what the nulls' gradients multiply each query and its dy with
     const std::int64_t part = ((std::int64_t(head.group()) * in.buckets + u) * tiles + tile) * kWarps + t.warp();
     const auto dweight_of = [&](int c) -> float& { return dweights[part * in.n_top + c]; };
@@ -458,31 +475,40 @@ struct QueryGradientOnTensorCores {
     __syncwarp();
     float dweight = 0;
     for (int s = 0; more; s ^= 1) {
-      const Mask both(head, u, ahead.kind, ahead.width, i0 + first, ahead.j0);
-      const int c = ahead.c;
-      const bool is_null = ahead.kind == Block::null;
-      const float w = ahead.weight;
+      const KeyStep step = ahead;
+      const Mask all(head, u, step.kind, step.width, i0 + first, step.j0);
+      await_copies<0>();
+      await_products<0>();  // they read what is copied to next
+      t.sync();
       more = ahead.next();
       if (more) copy(ahead, s ^ 1);
-      commit_copies();
-      await_copies<1>();
-      t.sync();
 #pragma unroll
-      for (int half = 0; half < kStep; half += kHalf) {
-        const Mask mask = both.later(half);
-        if (!mask.is_closed(kRowsOfWarp) && mask.key < mask.width)
-          add(head, u, c, w, is_null, mask, lane, q, f, keys.from(s * kStep + half), values.from(s * kStep + half), lse,
-              dot, sum, dweight, null_key, null_value);
+      for (int j = 0; j < kStep; j += kPart) {
+        const Mask mask = all.later(0, j);
+        if (!mask.is_closed(i0 + group + kRowsOfGroup) && mask.key < mask.width)
+          add(head, u, step, mask, lane, queries.from(group), flow.from(group), keys.from(s * kStep + j),
+              values.from(s * kStep + j), lse, dot, sum, dweight, null_key, null_value);
       }
-      if (!more || ahead.c != c) {  // the block ends
-        dweight = reduce_warp(t, dweight, Plus{});
-        if (!head.is_local && c < in.n_top && lane == 0) dweight_of(c) = dweight;
+      if (!more || ahead.c != step.c) {  // the block ends
+        if (!head.is_local && step.c < in.n_top) {
+          dweight = reduce_warp(t, dweight, Plus{});
+          if (lane == 0) dweight_of(step.c) = dweight;
+        }
         dweight = 0;
       }
-      t.sync();
     }
+    await_products<0>();
+    pin(sum);
+    t.sync();  // the queries are read no more
 
     if (!head.is_local && in.nulls > 0) {
+      const bf16* const key = &in.null_keys[head.sorting_head * d];
+#pragma unroll
+      for (float& x : null_key) x = sum_of_row(x);
+#pragma unroll
+      for (int n = 0; n < d / 8; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) sum[n].x[e] += null_key[e / 2] * float(key[n * 8 + lane % 4 * 2 + e % 2]);
       const std::int64_t row = std::int64_t(head.sorting_head) * batch + head.sequence;
       const std::int64_t at = ((row * in.buckets + u) * tiles + tile) * kWarps + t.warp();
       write_null(lane, {null_key[0], null_key[1]}, queries.from(first), scale_of_scores<d>(), scratch,
@@ -497,42 +523,66 @@ struct QueryGradientOnTensorCores {
     store_rows(t, queries, sum, query_rows(head, dq), slot, count);
   }
 
-  // What 32 keys give to the warp's queries.
-  __device__ void add(const Head& head, int u, int c, float w, bool is_null, const Mask& mask, int lane,
-                      const FragmentA (&q)[d / 16], const FragmentA (&f)[d / 16], const MmaTile<d>& keys,
+  // What some keys give to the queries of a group.
+  __device__ void add(const Head& head, int u, const KeyStep& step, const Mask& mask, int lane,
+                      const MmaTile<d>& queries, const MmaTile<d>& flow, const MmaTile<d>& keys,
                       const MmaTile<d>& values, const float (&lse)[2], const float (&dot)[2], FragmentC (&sum)[d / 8],
                       float& dweight, float (&null_key)[2], float (&null_value)[2]) const {
-    const float scale = w * scale_of_scores<d>() * kLog2E;
-    const Looks looks[1] = {look<true>(head, u, c, mask, lane)};
-    FragmentC p[kHalf / 8], ds[kHalf / 8];
-    add_scores(
-        p, [&](int k) { return q[k]; }, keys, 0, lane);
-    add_scores(
-        ds, [&](int k) { return f[k]; }, values, 0, lane);
-    hide<true>(p, mask, looks, lane);
-    drop(ds, looks, in.dropout);
-    float dw = 0;
+    const float w = step.weight, scale = w * scale_of_scores<d>() * kLog2E;
+    FragmentC p[kPart / 8], ds[kPart / 8];
+    begin_products();
+    multiply_rows<d>(p, queries, keys, 0, lane);
+    multiply_rows<d>(ds, flow, values, 0, lane);
+    commit_products();
+    const bool is_open = mask.is_open(kPart);
+    std::uint32_t seen[kPart / 32], kept[kPart / 32];
 #pragma unroll
-    for (int n = 0; n < kHalf / 8; ++n)
+    for (int j = 0; j < kPart; j += 32) {
+      kept[j / 32] = kept_bits<true>(head, u, step.c, mask.later(0, j), lane);
+      seen[j / 32] = is_open ? ~0u : seen_bits<true>(head, u, step.kind, step.begin, mask.later(0, j), lane);
+    }
+    await_products<0>();
+    pin(p);
+    pin(ds);
+    pin(sum);
+    drop(ds, kept, in.dropout);
+    float by_score = 0, by_value = 0;  // <dS, q k'> and <P, dy v'>
+    const auto differentiate = [&](auto masked) {
+#pragma unroll
+      for (int n = 0; n < kPart / 8; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const float score = p[n].x[e], dp = ds[n].x[e];
+          float probability = exp2_fast(fmaf(score, scale, -lse[e / 2]));
+          if (decltype(masked)::value && !bit(seen[n / 4], n % 4, e)) probability = 0;
+          const float dscore = probability * fmaf(w, dp, -dot[e / 2]);
+          by_score = fmaf(dscore, score, by_score);
+          by_value = fmaf(probability, dp, by_value);
+          p[n].x[e] = w * probability;
+          ds[n].x[e] = w * dscore;
+        }
+    };
+    if (is_open)
+      differentiate(std::false_type{});
+    else
+      differentiate(std::true_type{});
+    dweight += by_score * scale_of_scores<d>() + by_value;
+    if (step.kind != Block::null) {
+      FragmentA a[kPart / 16];
+      round_to(a, ds);
+      begin_products();
+      add_columns(sum, a, keys, 0, lane);
+      commit_products();
+      return;
+    }
+    drop(p, kept, in.dropout);
+#pragma unroll
+    for (int n = 0; n < kPart / 8; ++n)
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const float score = p[n].x[e], dp = ds[n].x[e];
-        const float probability = score == kNone ? 0.0f : exp2_fast(score * scale - lse[e / 2]);
-        const float dscore = probability * (w * dp - dot[e / 2]);
-        if (probability != 0) dw += dscore * score * scale_of_scores<d>() + probability * dp;
-        p[n].x[e] = w * probability;
-        ds[n].x[e] = w * dscore;
+        null_key[e / 2] += ds[n].x[e];
+        null_value[e / 2] += p[n].x[e];
       }
-    dweight += dw;
-    if (!is_null) return add_rows(sum, ds, keys, 0, lane);
-    const float2 key = add_null(sum, ds, keys, lane);
-    null_key[0] += key.x;
-    null_key[1] += key.y;
-    drop(p, looks, in.dropout);
-#pragma unroll
-    for (int n = 0; n < kHalf / 8; ++n)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) null_value[e / 2] += p[n].x[e];
   }
 
   // Two lanes take a query of the warp.
@@ -653,12 +703,11 @@ struct Visits {
 };
 
 // dk and dv of a tile of key slots.
-template <int d, int kWarps>
+template <int d, int kWarps, int kBlocks, int kPart>
 struct KeyGradientOnTensorCores {
-  static constexpr int kRows = kWarps * kRowsOfWarp, kThreads = kWarps * kWarp,
-                       kBlocksOfMultiprocessor = 384 / kThreads;
+  static constexpr int kRows = kWarps * kRowsOfWarp, kThreads = kWarps * kWarp, kBlocksOfMultiprocessor = kBlocks;
   Inputs in;
-  std::int64_t tiles;  // of keys in a key bucket
+  int tiles;  // of keys in a key bucket
   Choosers choosers;
   Global<const bf16> dy;
   Global<const float> log_sum_exp, dots;
@@ -675,9 +724,9 @@ struct KeyGradientOnTensorCores {
   };
   __device__ void copy(const Thread& t, const Head& head, int item, int u, int i0, const Stage& stage) const {
     const int slot = u * in.bucket + i0, count = in.bucket - i0;
-    copy_rows(t, stage.queries, kStep, query_rows(head, in.q), slot, count);
-    copy_rows(t, stage.flow, kStep, query_rows(head, dy), slot, count);
-    for (int k = t.index(); k < 2 * kStep; k += t.size()) {
+    copy_rows<kStep, kThreads>(t, stage.queries, query_rows(head, in.q), slot, count);
+    copy_rows<kStep, kThreads>(t, stage.flow, query_rows(head, dy), slot, count);
+    for (int k = t.index(); k < 2 * kStep; k += kThreads) {
       const int row = k % kStep;
       const std::int64_t at = std::int64_t(item) * in.length + slot + (row < count ? row : 0);
       copy_async<4>((k < kStep ? stage.lse : stage.dot) + row, k < kStep ? &log_sum_exp[at] : &dots[at], row < count);
@@ -685,11 +734,12 @@ struct KeyGradientOnTensorCores {
   }
 
   __device__ void operator()(Thread& t) const {
-    const int offset = int(t.block() % tiles) * kRows, item = int(t.block() / tiles / in.key_buckets);
-    const int s0 = int(t.block() / tiles % in.key_buckets) * in.key_bucket + offset;
+    const auto [tile, bucket, item] = place_of(t, tiles, in.key_buckets);
+    const int offset = tile * kRows, s0 = bucket * in.key_bucket + offset;
     const int rows = min(in.key_bucket - offset, kRows);
     const Head head(in, item);
     const int lane = t.lane(), first = t.warp() * kRowsOfWarp;
+    const int group = t.warp() / kWarpsOfGroup * kRowsOfGroup;
     const MmaTile<d> keys = tile_of<d>(t, kRows), values = tile_of<d>(t, kRows);
     const MmaTile<d> queries = tile_of<d>(t, 2 * kStep), flow = tile_of<d>(t, 2 * kStep);
     float *const lse = pointer(t.shared<float>(2 * kStep)), *const dot = pointer(t.shared<float>(2 * kStep));
@@ -697,45 +747,44 @@ struct KeyGradientOnTensorCores {
       return Stage{queries.from(s * kStep), flow.from(s * kStep), lse + s * kStep, dot + s * kStep};
     };
 
-    copy_keys(t, head, false, s0, rows, 0, kRows, keys, values);
+    copy_keys<kRows, kThreads>(t, head, false, s0, rows, 0, keys, values);
     Visits visits(head, s0, rows, choosers);
     bool more = visits.next(choosers);
     int i0 = 0;
     if (more) copy(t, head, item, visits.u, i0, stage(0));
     commit_copies();
 
-    await_copies<0>();
-    t.sync();
-    FragmentA k[d / 16], v[d / 16];
-#pragma unroll
-    for (int part = 0; part < d / 16; ++part) {
-      k[part] = keys.a(first, part * 16, lane);
-      v[part] = values.a(first, part * 16, lane);
-    }
-    FragmentC dk[d / 8], dv[d / 8];
+    FragmentC dk[d / 8] = {}, dv[d / 8] = {};
     for (int s = 0; more; s ^= 1) {
       const int u = visits.u, c = visits.c;
       const Block block = head.block(u, c);
-      const Mask both(head, u, block.kind, block.width, i0, s0 - block.begin + first);
+      const Mask all(head, u, block.kind, block.width, i0, s0 - block.begin + first);
+      const int group_key = s0 - block.begin + group;
       const float w = head.weight(block);
       i0 += kStep;
       if (i0 >= in.bucket) {
         i0 = 0;
         more = visits.next(choosers);
       }
+      await_copies<0>();
+      await_products<0>();  // they read what is copied to next
+      t.sync();
       if (more) copy(t, head, item, visits.u, i0, stage(s ^ 1));
       commit_copies();
-      await_copies<1>();
-      t.sync();
 #pragma unroll
-      for (int half = 0; half < kStep; half += kHalf) {
-        Mask mask = both;
-        mask.query += half;
-        if (!mask.is_closed(kHalf) && mask.query < in.bucket)
-          add(head, u, c, w, mask, lane, k, v, stage(s), half, dk, dv);
+      for (int i = 0; i < kStep; i += kPart) {
+        const Mask mask = all.later(i, 0);
+        const bool is_closed = mask.is_triangle && group_key >= mask.query + kPart;
+        if (!is_closed && mask.query < in.bucket)
+          add(head, u, c, block.kind, block.begin, w, mask, lane, keys.from(group), values.from(group), stage(s), i, dk,
+              dv);
       }
-      t.sync();
     }
+    await_copies<0>();
+    await_products<0>();
+    pin(dk);
+    pin(dv);
+    t.sync();  // keys and values are read no more
 
 #pragma unroll
     for (FragmentC& piece : dk)
@@ -745,38 +794,57 @@ struct KeyGradientOnTensorCores {
     store_rows(t, values, dv, key_rows(head, dkv, 1), s0, rows);
   }
 
-  // What 32 queries, `half` rows into the stage, give to the warp's keys.
-  __device__ void add(const Head& head, int u, int c, float w, const Mask& mask, int lane, const FragmentA (&k)[d / 16],
-                      const FragmentA (&v)[d / 16], const Stage& stage, int half, FragmentC (&dk)[d / 8],
+  // What some queries, from row `i` of the stage, give to the keys of a group.
+  __device__ void add(const Head& head, int u, int c, Block::Kind kind, int begin, float w, const Mask& mask, int lane,
+                      const MmaTile<d>& k, const MmaTile<d>& v, const Stage& stage, int i, FragmentC (&dk)[d / 8],
                       FragmentC (&dv)[d / 8]) const {
     const float scale = w * scale_of_scores<d>() * kLog2E;
-    const Looks looks[1] = {look<false>(head, u, c, mask, lane)};
-    FragmentC p[kHalf / 8], ds[kHalf / 8];
-    add_scores(
-        p, [&](int part) { return k[part]; }, stage.queries, half, lane);
-    add_scores(
-        ds, [&](int part) { return v[part]; }, stage.flow, half, lane);
+    FragmentC p[kPart / 8], ds[kPart / 8];
+    begin_products();
+    multiply_rows<d>(p, k, stage.queries, i, lane);
+    multiply_rows<d>(ds, v, stage.flow, i, lane);
+    commit_products();
+    const bool is_open = mask.is_open(kRowsOfWarp);
+    std::uint32_t seen[kPart / 32], kept[kPart / 32];
 #pragma unroll
-    for (FragmentC& piece : p)
+    for (int part = 0; part < kPart; part += 32) {
+      kept[part / 32] = kept_bits<false>(head, u, c, mask.later(part, 0), lane);
+      seen[part / 32] = is_open ? ~0u : seen_bits<false>(head, u, kind, begin, mask.later(part, 0), lane);
+    }
+    await_products<0>();
+    pin(p);
+    pin(ds);
+    pin(dk);
+    pin(dv);
+    drop(ds, kept, in.dropout);
+    const auto differentiate = [&](auto masked) {
 #pragma unroll
-      for (float& x : piece.x) x *= scale;
-    hide<false>(p, mask, looks, lane);
-    drop(ds, looks, in.dropout);
+      for (int n = 0; n < kPart / 8; ++n)
 #pragma unroll
-    for (int n = 0; n < kHalf / 8; ++n)
+        for (int side = 0; side < 2; ++side) {
+          const int query = i + n * 8 + lane % 4 * 2 + side;
+          const float lse = stage.lse[query] * kLog2E, dot = stage.dot[query];
 #pragma unroll
-      for (int side = 0; side < 2; ++side) {
-        const int query = half + n * 8 + lane % 4 * 2 + side;
-        const float lse = stage.lse[query] * kLog2E, dot = stage.dot[query];
-#pragma unroll
-        for (int e = side; e < 4; e += 2) {
-          p[n].x[e] = w * exp2_fast(p[n].x[e] - lse);
-          ds[n].x[e] = p[n].x[e] * (w * ds[n].x[e] - dot);
+          for (int e = side; e < 4; e += 2) {
+            float probability = w * exp2_fast(fmaf(p[n].x[e], scale, -lse));
+            if (decltype(masked)::value && !bit(seen[n / 4], n % 4, e)) probability = 0;
+            p[n].x[e] = probability;
+            ds[n].x[e] = probability * fmaf(w, ds[n].x[e], -dot);
+          }
         }
-      }
-    drop(p, looks, in.dropout);
-    add_rows(dv, p, stage.flow, half, lane);
-    add_rows(dk, ds, stage.queries, half, lane);
+    };
+    if (is_open)
+      differentiate(std::false_type{});
+    else
+      differentiate(std::true_type{});
+    drop(p, kept, in.dropout);
+    FragmentA a[kPart / 16], b[kPart / 16];
+    round_to(a, p);
+    round_to(b, ds);
+    begin_products();
+    add_columns(dv, a, stage.flow, i, lane);
+    add_columns(dk, b, stage.queries, i, lane);
+    commit_products();
   }
 };
 
@@ -812,8 +880,8 @@ bool TensorCoreAttention::takes(const AttentionShape& shape) {
 void TensorCoreAttention::forward(const Op::Arguments& in, const Op::Results& out) {
   const AttentionShape& s = in.shape;
   const auto attend = [&](auto d, auto warps) {
-    using Kernel = AttendOnTensorCores<decltype(d)::value, decltype(warps)::value>;
-    const std::int64_t tiles = pieces(s.pattern.bucket, Kernel::kRows);
+    using Kernel = AttendOnTensorCores<decltype(d)::value, decltype(warps)::value, 16 / decltype(warps)::value>;
+    const int tiles = int(pieces(s.pattern.bucket, Kernel::kRows));
     launch(kName, s.batch * s.heads * s.buckets() * tiles, Kernel::kThreads, Kernel::shared_bytes(),
            Kernel{Inputs(in), tiles, out.y, out.rest, out.log_sum_exp});
   };
@@ -832,8 +900,9 @@ void TensorCoreAttention::backward(const Op::Arguments& in, const Op::Results& o
   const Tensor dots = workspace({s.batch, s.heads, s.length}, DType::f32);
   with_width(s.width, [&](auto d) {
     constexpr int warps = 4;
-    using Kernel = QueryGradientOnTensorCores<decltype(d)::value, warps>;
-    const std::int64_t tiles = pieces(s.pattern.bucket, Kernel::kRows), parts = s.buckets() * tiles * warps;
+    using Kernel = QueryGradientOnTensorCores<decltype(d)::value, warps, 3, 32>;
+    const int tiles = int(pieces(s.pattern.bucket, Kernel::kRows));
+    const std::int64_t parts = s.buckets() * tiles * warps;
     const Tensor dweights = workspace({s.batch * s.sorting(), parts, s.n_top}, DType::f32);
     const Tensor dnulls = workspace({2, s.sorting(), s.nulls() > 0 ? s.batch * parts : 0, s.width}, DType::f32);
     float *null_keys = dnulls.data<float>(), *null_values = null_keys + dnulls.count() / 2;
@@ -861,8 +930,8 @@ void TensorCoreAttention::backward(const Op::Arguments& in, const Op::Results& o
   sort_positions(places, std::int32_t(keys + 1), key_of.data<std::int32_t>(), sorted.data<std::int32_t>(), positions);
   for_each(kName, keys + 1, BeginOfKey{places, sorted.data<std::int32_t>(), begin.data<std::int32_t>()});
   with_width(s.width, [&](auto d) {
-    using Kernel = KeyGradientOnTensorCores<decltype(d)::value, 4>;
-    const std::int64_t tiles = pieces(s.pattern.key_bucket, Kernel::kRows);
+    using Kernel = KeyGradientOnTensorCores<decltype(d)::value, 4, 2, 64>;
+    const int tiles = int(pieces(s.pattern.key_bucket, Kernel::kRows));
     launch(
         kName, s.batch * s.heads * s.key_buckets() * tiles, Kernel::kThreads, Kernel::shared_bytes(),
         Kernel{
