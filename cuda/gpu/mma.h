@@ -41,11 +41,17 @@ __device__ inline std::uint32_t pack(float low, float high) {
   return word;
 }
 
+__device__ inline float lower_half(std::uint32_t word) { return __uint_as_float(word << 16); }
+__device__ inline float upper_half(std::uint32_t word) { return __uint_as_float(word & 0xffff0000u); }
+
 /// C (16, 8) twice, side by side, is A (16, 16) of the next product.
 __device__ inline FragmentA to_a(const FragmentC& left, const FragmentC& right) {
   return {{pack(left.x[0], left.x[1]), pack(left.x[2], left.x[3]), pack(right.x[0], right.x[1]),
            pack(right.x[2], right.x[3])}};
 }
+
+/// A number that is the same in all lanes of a warp, so that the compiler knows it, too.
+__device__ inline int uniform(int x) { return __shfl_sync(0xffffffffu, x, 0); }
 
 __device__ inline std::uint32_t shared_address(const void* pointer) {
   return std::uint32_t(__cvta_generic_to_shared(pointer));
@@ -72,6 +78,19 @@ struct MmaTile {
     FragmentA a;
     load(a.x, at(row + lane % 16, column + lane / 16 * 8));
     return a;
+  }
+  /// The other way round: rows `row` .. + 15 and columns `column` .. + 15 from A.
+  __device__ void put(int row, int column, int lane, const FragmentA& a) const {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                     shared_address(at(row + lane % 16, column + lane / 16 * 8))),
+                 "r"(a.x[0]), "r"(a.x[1]), "r"(a.x[2]), "r"(a.x[3])
+                 : "memory");
+#else
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      *reinterpret_cast<std::uint32_t*>(at(row + i % 2 * 8 + lane / 4, column + i / 2 * 8 + lane % 4 * 2)) = a.x[i];
+#endif
   }
   /// B and its right neighbour: the transposed rows `row` .. + 15 and columns `column` .. + 15.
   __device__ void b_of_rows(FragmentB (&b)[2], int row, int column, int lane) const {
@@ -116,71 +135,59 @@ struct MmaTile {
 #endif
 
 #ifdef SINKHORN_HAS_WGMMA
-// A number that is the same in all lanes, and which the compiler shall know for that.
-__device__ inline std::uint32_t uniform(std::uint32_t x) { return __shfl_sync(0xffffffffu, x, 0); }
-
-// c (64, 8 kPieces) = a b, added to what c was if `adds`. A in registers or as a descriptor, B as a descriptor, of a
-// tile whose rows are those of B (kTransposed = 1) or its columns (0). The numbers in c are there after await_products.
-template <int kTransposed>
-__device__ void wgmma(FragmentC (&c)[8], const FragmentA& a, std::uint64_t b, int adds) {
-  asm volatile(
-      "{ .reg .pred p; setp.ne.b32 p, %37, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, "
-      "%13, "
-      "%14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, {%32, %33, %34, "
-      "%35}, "
-      "%36, p, 1, 1, %38; }"
-      : "+f"(c[0].x[0]), "+f"(c[0].x[1]), "+f"(c[0].x[2]), "+f"(c[0].x[3]), "+f"(c[1].x[0]), "+f"(c[1].x[1]),
-        "+f"(c[1].x[2]), "+f"(c[1].x[3]), "+f"(c[2].x[0]), "+f"(c[2].x[1]), "+f"(c[2].x[2]), "+f"(c[2].x[3]),
-        "+f"(c[3].x[0]), "+f"(c[3].x[1]), "+f"(c[3].x[2]), "+f"(c[3].x[3]), "+f"(c[4].x[0]), "+f"(c[4].x[1]),
-        "+f"(c[4].x[2]), "+f"(c[4].x[3]), "+f"(c[5].x[0]), "+f"(c[5].x[1]), "+f"(c[5].x[2]), "+f"(c[5].x[3]),
-        "+f"(c[6].x[0]), "+f"(c[6].x[1]), "+f"(c[6].x[2]), "+f"(c[6].x[3]), "+f"(c[7].x[0]), "+f"(c[7].x[1]),
-        "+f"(c[7].x[2]), "+f"(c[7].x[3])
-      : "r"(a.x[0]), "r"(a.x[1]), "r"(a.x[2]), "r"(a.x[3]), "l"(b), "r"(adds), "n"(kTransposed)
-      : "memory");
-}
-template <int kTransposed>
-__device__ void wgmma(FragmentC (&c)[8], std::uint64_t a, std::uint64_t b, int adds) {
+// c (64, n) = a (64, 16) b (16, n), n = 32 or 64, added to what c was if `adds`; the numbers in c are there after
+// await_products. A and B are tiles' rows, B transposed.
+__device__ inline void wgmma(FragmentC (&c)[8], std::uint64_t a, std::uint64_t b, int adds) {
   asm volatile(
       "{ .reg .pred p; setp.ne.b32 p, %34, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, "
-      "%13, "
-      "%14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, %32, %33, p, 1, 1, "
-      "0, "
-      "%35; }"
+      "%13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+      "%32, %33, p, 1, 1, 0, 0; }"
       : "+f"(c[0].x[0]), "+f"(c[0].x[1]), "+f"(c[0].x[2]), "+f"(c[0].x[3]), "+f"(c[1].x[0]), "+f"(c[1].x[1]),
         "+f"(c[1].x[2]), "+f"(c[1].x[3]), "+f"(c[2].x[0]), "+f"(c[2].x[1]), "+f"(c[2].x[2]), "+f"(c[2].x[3]),
         "+f"(c[3].x[0]), "+f"(c[3].x[1]), "+f"(c[3].x[2]), "+f"(c[3].x[3]), "+f"(c[4].x[0]), "+f"(c[4].x[1]),
         "+f"(c[4].x[2]), "+f"(c[4].x[3]), "+f"(c[5].x[0]), "+f"(c[5].x[1]), "+f"(c[5].x[2]), "+f"(c[5].x[3]),
         "+f"(c[6].x[0]), "+f"(c[6].x[1]), "+f"(c[6].x[2]), "+f"(c[6].x[3]), "+f"(c[7].x[0]), "+f"(c[7].x[1]),
         "+f"(c[7].x[2]), "+f"(c[7].x[3])
-      : "l"(a), "l"(b), "r"(adds), "n"(kTransposed)
+      : "l"(a), "l"(b), "r"(adds)
       : "memory");
 }
-template <int kTransposed>
-__device__ void wgmma(FragmentC (&c)[4], const FragmentA& a, std::uint64_t b, int adds) {
-  asm volatile(
-      "{ .reg .pred p; setp.ne.b32 p, %21, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, "
-      "%13, "
-      "%14, %15}, {%16, %17, %18, %19}, %20, p, 1, 1, %22; }"
-      : "+f"(c[0].x[0]), "+f"(c[0].x[1]), "+f"(c[0].x[2]), "+f"(c[0].x[3]), "+f"(c[1].x[0]), "+f"(c[1].x[1]),
-        "+f"(c[1].x[2]), "+f"(c[1].x[3]), "+f"(c[2].x[0]), "+f"(c[2].x[1]), "+f"(c[2].x[2]), "+f"(c[2].x[3]),
-        "+f"(c[3].x[0]), "+f"(c[3].x[1]), "+f"(c[3].x[2]), "+f"(c[3].x[3])
-      : "r"(a.x[0]), "r"(a.x[1]), "r"(a.x[2]), "r"(a.x[3]), "l"(b), "r"(adds), "n"(kTransposed)
-      : "memory");
-}
-template <int kTransposed>
-__device__ void wgmma(FragmentC (&c)[4], std::uint64_t a, std::uint64_t b, int adds) {
+__device__ inline void wgmma(FragmentC (&c)[4], std::uint64_t a, std::uint64_t b, int adds) {
   asm volatile(
       "{ .reg .pred p; setp.ne.b32 p, %18, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, "
-      "%13, "
-      "%14, %15}, %16, %17, p, 1, 1, 0, %19; }"
+      "%13, %14, %15}, "
+      "%16, %17, p, 1, 1, 0, 0; }"
       : "+f"(c[0].x[0]), "+f"(c[0].x[1]), "+f"(c[0].x[2]), "+f"(c[0].x[3]), "+f"(c[1].x[0]), "+f"(c[1].x[1]),
         "+f"(c[1].x[2]), "+f"(c[1].x[3]), "+f"(c[2].x[0]), "+f"(c[2].x[1]), "+f"(c[2].x[2]), "+f"(c[2].x[3]),
         "+f"(c[3].x[0]), "+f"(c[3].x[1]), "+f"(c[3].x[2]), "+f"(c[3].x[3])
-      : "l"(a), "l"(b), "r"(adds), "n"(kTransposed)
+      : "l"(a), "l"(b), "r"(adds)
+      : "memory");
+}
+// c += a b, A in registers, B a tile's rows as they stand.
+__device__ inline void wgmma(FragmentC (&c)[8], const FragmentA& a, std::uint64_t b) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, "
+      "%13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+      "{%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
+      : "+f"(c[0].x[0]), "+f"(c[0].x[1]), "+f"(c[0].x[2]), "+f"(c[0].x[3]), "+f"(c[1].x[0]), "+f"(c[1].x[1]),
+        "+f"(c[1].x[2]), "+f"(c[1].x[3]), "+f"(c[2].x[0]), "+f"(c[2].x[1]), "+f"(c[2].x[2]), "+f"(c[2].x[3]),
+        "+f"(c[3].x[0]), "+f"(c[3].x[1]), "+f"(c[3].x[2]), "+f"(c[3].x[3]), "+f"(c[4].x[0]), "+f"(c[4].x[1]),
+        "+f"(c[4].x[2]), "+f"(c[4].x[3]), "+f"(c[5].x[0]), "+f"(c[5].x[1]), "+f"(c[5].x[2]), "+f"(c[5].x[3]),
+        "+f"(c[6].x[0]), "+f"(c[6].x[1]), "+f"(c[6].x[2]), "+f"(c[6].x[3]), "+f"(c[7].x[0]), "+f"(c[7].x[1]),
+        "+f"(c[7].x[2]), "+f"(c[7].x[3])
+      : "r"(a.x[0]), "r"(a.x[1]), "r"(a.x[2]), "r"(a.x[3]), "l"(b)
+      : "memory");
+}
+__device__ inline void wgmma(FragmentC (&c)[4], const FragmentA& a, std::uint64_t b) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, "
+      "%13, %14, %15}, "
+      "{%16, %17, %18, %19}, %20, 1, 1, 1, 1;"
+      : "+f"(c[0].x[0]), "+f"(c[0].x[1]), "+f"(c[0].x[2]), "+f"(c[0].x[3]), "+f"(c[1].x[0]), "+f"(c[1].x[1]),
+        "+f"(c[1].x[2]), "+f"(c[1].x[3]), "+f"(c[2].x[0]), "+f"(c[2].x[1]), "+f"(c[2].x[2]), "+f"(c[2].x[3]),
+        "+f"(c[3].x[0]), "+f"(c[3].x[1]), "+f"(c[3].x[2]), "+f"(c[3].x[3])
+      : "r"(a.x[0]), "r"(a.x[1]), "r"(a.x[2]), "r"(a.x[3]), "l"(b)
       : "memory");
 }
 #endif
@@ -215,40 +222,29 @@ __device__ void await_products() {
 }
 
 /// c (64, 8 kPieces) = a (64, d) times the transposed rows `row` .. of a tile. All four warps of a group call it
-/// together, between begin_products and await_products; the rows of A are the warp's or the first 64 of a tile.
-template <int d, int kPieces>
-__device__ void multiply_rows(FragmentC (&c)[kPieces], const FragmentA (&a)[d / 16], const MmaTile<d>& tile, int row,
-                              int lane) {
-#ifdef SINKHORN_HAS_WGMMA
-#pragma unroll
-  for (int k = 0; k < d / 16; ++k) wgmma<0>(c, a[k], tile.descriptor(tile.address() + tile.apart(row, k * 16)), k > 0);
-#else
-#pragma unroll
-  for (FragmentC& piece : c) piece = {};
-#pragma unroll
-  for (int k = 0; k < d / 16; ++k)
-#pragma unroll
-    for (int n = 0; n < kPieces / 2; ++n) {
-      FragmentB b[2];
-      tile.b_of_rows(b, row + n * 16, k * 16, lane);
-      mma(c[2 * n], a[k], b[0]);
-      mma(c[2 * n + 1], a[k], b[1]);
-    }
-#endif
-}
+/// together, between begin_products and await_products; the rows of A are the first 64 of a tile.
 template <int d, int kPieces>
 __device__ void multiply_rows(FragmentC (&c)[kPieces], const MmaTile<d>& a, const MmaTile<d>& tile, int row, int lane) {
 #ifdef SINKHORN_HAS_WGMMA
 #pragma unroll
   for (int k = 0; k < d / 16; ++k)
-    wgmma<0>(c, a.descriptor(uniform(a.address()) + a.apart(0, k * 16)),
-             tile.descriptor(uniform(tile.address()) + tile.apart(row, k * 16)), k > 0);
+    wgmma(c, a.descriptor(a.address() + a.apart(0, k * 16)), tile.descriptor(tile.address() + tile.apart(row, k * 16)),
+          k > 0);
 #else
   const int first = int(threadIdx.x) / 32 % kWarpsOfGroup * kRowsOfWarp;
-  FragmentA fragments[d / 16];
 #pragma unroll
-  for (int k = 0; k < d / 16; ++k) fragments[k] = a.a(first, k * 16, lane);
-  multiply_rows(c, fragments, tile, row, lane);
+  for (FragmentC& piece : c) piece = {};
+#pragma unroll
+  for (int k = 0; k < d / 16; ++k) {
+    const FragmentA a_k = a.a(first, k * 16, lane);
+#pragma unroll
+    for (int n = 0; n < kPieces / 2; ++n) {
+      FragmentB b[2];
+      tile.b_of_rows(b, row + n * 16, k * 16, lane);
+      mma(c[2 * n], a_k, b[0]);
+      mma(c[2 * n + 1], a_k, b[1]);
+    }
+  }
 #endif
 }
 /// c (64, d) += p (64, 16 kSteps) times the rows `row` .. of a tile.
@@ -258,7 +254,7 @@ __device__ void add_columns(FragmentC (&c)[d / 8], const FragmentA (&p)[kSteps],
 #pragma unroll
   for (int k = 0; k < kSteps; ++k) {
 #ifdef SINKHORN_HAS_WGMMA
-    wgmma<1>(c, p[k], tile.descriptor(uniform(tile.address()) + tile.apart(row + k * 16, 0)), 1);
+    wgmma(c, p[k], tile.descriptor(tile.address() + tile.apart(row + k * 16, 0)));
 #else
 #pragma unroll
     for (int n = 0; n < d / 16; ++n) {
@@ -271,7 +267,7 @@ __device__ void add_columns(FragmentC (&c)[d / 8], const FragmentA (&p)[kSteps],
   }
 }
 
-/// Copies `kBytes` (4 or 16) to shared memory while the threads go on, or zeroes them if not `wanted`.
+/// Copies `kBytes` (8 or 16) to shared memory while the threads go on, or zeroes them if not `wanted`.
 template <int kBytes>
 __device__ void copy_async(void* shared, const void* global, bool wanted) {
   const int bytes = wanted ? kBytes : 0;
@@ -279,7 +275,7 @@ __device__ void copy_async(void* shared, const void* global, bool wanted) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
                  : "memory");
   else
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
                  : "memory");
 }
 /// Ends a group of copies.
