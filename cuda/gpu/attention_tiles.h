@@ -49,9 +49,8 @@ __device__ constexpr float scale_of_scores() {
 struct Place {
   int tile, bucket, item;
 };
-__device__ inline Place place_of(const Thread& t, int tiles, int buckets) {
-  const auto block = std::uint32_t(t.block()), bucket = block / std::uint32_t(tiles),
-             item = bucket / std::uint32_t(buckets);
+__device__ inline Place place_of(std::uint32_t block, int tiles, int buckets) {
+  const std::uint32_t bucket = block / std::uint32_t(tiles), item = bucket / std::uint32_t(buckets);
   return {int(block - bucket * std::uint32_t(tiles)), int(bucket - item * std::uint32_t(buckets)), int(item)};
 }
 

@@ -1,4 +1,5 @@
 #include "cuda/gpu/attention_tiles.h"
+#include "cuda/gpu/choosers.h"
 #include "cuda/sums.h"
 #include "cuda/tensor_core_attention.h"
 
@@ -30,7 +31,7 @@ struct AttendOnTensorCores {
   };
 
   __device__ void operator()(Thread& t) const {
-    const auto [tile, u, item] = place_of(t, tiles, in.buckets);
+    const auto [tile, u, item] = place_of(std::uint32_t(t.block()), tiles, in.buckets);
     const TileHead head(in, item);
     const int i0 = tile * kRows, slot = u * in.bucket + i0, count = in.bucket - i0;
     const int lane = t.lane(), first = t.warp() * kRowsOfWarp;
@@ -193,7 +194,7 @@ struct QueryGradientOnTensorCores {
   };
 
   __device__ void operator()(Thread& t) const {
-    const auto [tile, u, item] = place_of(t, tiles, in.buckets);
+    const auto [tile, u, item] = place_of(std::uint32_t(t.block()), tiles, in.buckets);
     const TileHead head(in, item);
     const int i0 = tile * kRows, slot = u * in.bucket + i0, count = in.bucket - i0;
     const int lane = t.lane(), first = t.warp() * kRowsOfWarp;
@@ -391,104 +392,62 @@ struct QueryGradientOnTensorCores {
   }
 };
 
-// Which key bucket of which head each place in the routing chose, (B, h, lists, n); `end` where that is none.
-struct KeyOfPick {
-  std::int64_t per_head, key_buckets, nulls, end;  // per_head = lists * n
-  Global<const std::int32_t> picks;
-  Global<std::int32_t> y;
-  __device__ void operator()(std::int64_t i) const {
-    const std::int64_t source = picks[i] - nulls;
-    const bool is_bucket = picks[i] >= 0 && source >= 0 && source < key_buckets;
-    y[i] = std::int32_t(is_bucket ? i / per_head * key_buckets + source : end);
-  }
-};
-// Where in the sorted list key k begins.
-struct BeginOfKey {
-  std::int64_t count;
-  Global<const std::int32_t> sorted;
-  Global<std::int32_t> y;
-  __device__ void operator()(std::int64_t key) const {
-    std::int64_t low = 0, high = count;
-    while (low < high) {
-      const std::int64_t middle = (low + high) / 2;
-      if (sorted[middle] < key)
-        low = middle + 1;
-      else
-        high = middle;
-    }
-    y[key] = std::int32_t(low);
-  }
-};
-
-// The places of the routing, sorted by the key bucket they chose.
-struct Choosers {
-  Global<const std::int32_t> begin;   // (B * h * key buckets + 1)
-  Global<const std::int64_t> places;  // (B, h, lists, n), flat
-};
-
-// The query buckets that look at key slots s0 .. s0 + rows - 1, and through which of their blocks: own and neighbours'
-// first, then those that chose the bucket, in order.
-struct Visits {
-  const TileHead& head;
-  const Choosers& list;
-  int bucket, window, last_window, way = -1;  // window: bucket of queries whose own keys are among the slots
-  std::int64_t place = 0, end = 0;
-  int repeat = 0;  // with one list for all buckets: the next of them
-  int u = 0;
-  KeyBlock block = {};
-
-  __device__ Visits(const TileHead& head, int s0, int rows, const Choosers& list)
-      : head(head), list(list), bucket(s0 / head.in.key_bucket), window(s0 / head.in.bucket), last_window(window - 1) {
-    if (head.is_local || head.in.own) last_window = (s0 + rows - 1) / head.in.bucket;
-    if (head.is_local) return;
-    const std::int64_t key = std::int64_t(head.group()) * head.in.key_buckets + bucket;
-    place = list.begin[key];
-    end = list.begin[key + 1];
-  }
-  // To the next visit; false where there is none.
-  __device__ bool next() {
-    const TileInputs& in = head.in;
-    const int ways = head.is_local ? (in.causal ? 2 : 3) : 1;
-    while (window <= last_window) {
-      if (++way == ways) {
-        way = -1;
-        ++window;
-        continue;
-      }
-      const int c = way == 0 ? 1 : way == 1 ? 0 : 2;  // own, the bucket behind it, the one before it
-      u = head.is_local ? window + 1 - c : window;
-      if (u < 0 || u >= in.buckets) continue;
-      block = {head.is_local ? c : in.n_top, way == 0 ? AttentionBlock::own : AttentionBlock::keys, window * in.bucket,
-               in.bucket, 1};
-      return true;
-    }
-    if (place == end) return false;
-    const std::int64_t choice = list.places[place];
-    const auto local = std::uint32_t(choice - std::int64_t(head.group()) * in.lists * in.n_top);
-    u = in.lists == 1 ? repeat : int(local / std::uint32_t(in.n_top));
-    block = {int(local % std::uint32_t(in.n_top)), AttentionBlock::keys, bucket * in.key_bucket, in.key_bucket,
-             in.weights[choice]};
-    if (in.lists > 1 || ++repeat == in.buckets) {
-      ++place;
-      repeat = 0;
-    }
-    return true;
-  }
-};
-
-// dk and dv of a tile of key slots.
+// dk and dv of a tile of key slots. Where the list of a bucket's choosers is cut, each piece leaves its sums, and
+// AddPieces adds them in their order.
 template <int d, int kWarps, int kBlocks, int kPart>
 struct KeyGradientOnTensorCores {
   static constexpr int kRows = kWarps * kRowsOfWarp, kThreads = kWarps * kWarp, kBlocksOfMultiprocessor = kBlocks;
   TileInputs in;
   int tiles;  // of keys in a key bucket
   Choosers choosers;
+  int later_pieces;
   Global<const bf16> dy;
   Global<const float2> rows;  // of queries: log-sum-exp in units of log 2 and <dP, P>
   Global<bf16> dkv;
+  Global<float4>
+      sums_of_pieces;  // (2, later pieces, tiles, 2, d / 8, threads): first pieces by the number of the second
 
   static std::size_t shared_bytes() {
     return std::size_t(MmaTile<d>::count(2 * kRows + 4 * kStep)) * sizeof(bf16) + 2 * kStep * sizeof(float2);
+  }
+  static std::int64_t bytes_of_pieces(std::int64_t later_pieces, std::int64_t tiles) {
+    return 2 * later_pieces * tiles * 2 * (d / 8) * kThreads * std::int64_t(sizeof(float4));
+  }
+
+  struct Sums {
+    FragmentC dk[d / 8] = {}, dv[d / 8] = {};
+  };
+  // What a block of threads works on: a tile of a bucket of a head, and one piece of its list.
+  struct Task {
+    int tile, bucket, item;
+    ChooserPiece piece;
+  };
+  __device__ int repeats() const { return in.lists == 1 ? in.buckets : 1; }
+  // The later piece of number n.
+  __device__ Task later_piece(int n, int tile) const {
+    const ChooserPiece piece = ChooserPiece::later(choosers, repeats(), in.key_buckets, n);
+    const int sorting = in.heads - in.local, group = piece.key / (in.key_buckets + 1);
+    return {tile, piece.key - group * (in.key_buckets + 1), group / sorting * in.heads + in.local + group % sorting,
+            piece};
+  }
+  // Later pieces, which are the longest, come first.
+  __device__ bool find(const Thread& t, Task& task) const {
+    const auto block = std::uint32_t(t.block()), later = std::uint32_t(later_pieces) * std::uint32_t(tiles);
+    if (block < later) {
+      task = later_piece(int(block / std::uint32_t(tiles)), int(block % std::uint32_t(tiles)));
+      return task.piece.is_there();
+    }
+    const Place place = place_of(block - later, tiles, in.key_buckets);
+    task = {place.tile, place.bucket, place.item, {}};
+    const TileHead head(in, place.item);
+    if (!head.is_local)
+      task.piece = ChooserPiece::first(choosers, repeats(), head.group() * (in.key_buckets + 1) + place.bucket);
+    return true;
+  }
+  // Where a thread finds the sums of a piece.
+  __device__ Global<float4> sums_of(const Thread& t, bool is_first, std::int64_t number, int tile) const {
+    const std::int64_t piece = ((is_first ? 0 : later_pieces) + number) * tiles + tile;
+    return sums_of_pieces + (piece * 2 * (d / 8) * kThreads + t.index());
   }
 
   // Queries of one bucket, and what goes with them.
@@ -496,13 +455,11 @@ struct KeyGradientOnTensorCores {
     MmaTile<d> queries, flow;
     float2* rows;
   };
-  struct Sums {
-    FragmentC dk[d / 8] = {}, dv[d / 8] = {};
-  };
-
   __device__ void operator()(Thread& t) const {
-    const auto [tile, bucket, item] = place_of(t, tiles, in.key_buckets);
-    const int offset = tile * kRows, s0 = bucket * in.key_bucket + offset, count = min(in.key_bucket - offset, kRows);
+    Task task;
+    if (!find(t, task)) return;
+    const int item = task.item, s0 = task.bucket * in.key_bucket + task.tile * kRows;
+    const int count = min(in.key_bucket - task.tile * kRows, kRows);
     const TileHead head(in, item);
     const int lane = t.lane(), first = t.warp() * kRowsOfWarp;
     const int group = uniform(t.warp() / kWarpsOfGroup) * kRowsOfGroup;
@@ -525,7 +482,7 @@ struct KeyGradientOnTensorCores {
 
     const int apart = in.heads * d;  // from a key to its value
     copy_rows<kRows, kThreads>(t, keys, values, HeadRows<const bf16>(key_rows(head, in.kv)), apart, s0, count);
-    Visits visits(head, s0, count, choosers);
+    Visits visits(head, s0, count, choosers, task.piece);
     bool more = visits.next();
     int i0 = 0;
     if (more) copy(visits.u, i0, stage(0));
@@ -557,16 +514,33 @@ struct KeyGradientOnTensorCores {
     pin(sums.dv);
     t.sync();  // keys and values are read no more
 
+    const bool is_first = task.piece.index == 0;
+    if (is_first && task.piece.end - task.piece.begin <= choosers.piece) return store(t, task, keys, values, sums);
+    const Global<float4> to =
+        sums_of(t, is_first, task.piece.number(max(task.piece.index, std::int64_t(1)), choosers.piece), task.tile);
+#pragma unroll
+    for (int n = 0; n < d / 8; ++n) {
+      to[n * kThreads] = {sums.dk[n].x[0], sums.dk[n].x[1], sums.dk[n].x[2], sums.dk[n].x[3]};
+      to[(d / 8 + n) * kThreads] = {sums.dv[n].x[0], sums.dv[n].x[1], sums.dv[n].x[2], sums.dv[n].x[3]};
+    }
+  }
+
+  // Through the tiles of keys and values, which nobody reads any more.
+  __device__ void store(const Thread& t, const Task& task, const MmaTile<d>& keys, const MmaTile<d>& values,
+                        Sums& sums) const {
+    const TileHead head(in, task.item);
+    const int s0 = task.bucket * in.key_bucket + task.tile * kRows;
+    const int count = min(in.key_bucket - task.tile * kRows, kRows);
+    const HeadRows<bf16> to = key_rows(head, dkv);
 #pragma unroll
     for (FragmentC& piece : sums.dk)
 #pragma unroll
       for (float& x : piece.x) x *= scale_of_scores<d>();
-    const HeadRows<bf16> to = key_rows(head, dkv);
     FragmentA rounded[d / 16];
     round_to(rounded, sums.dk);
     store_rows<d>(t, keys, rounded, to, s0, count);
     round_to(rounded, sums.dv);
-    store_rows<d>(t, values, rounded, {to.first + apart, to.stride, to.length, to.shift}, s0, count);
+    store_rows<d>(t, values, rounded, {to.first + in.heads * d, to.stride, to.length, to.shift}, s0, count);
   }
 
   // What some queries, from row `i` of the stage, give to the keys of a group.
@@ -619,6 +593,38 @@ struct KeyGradientOnTensorCores {
     add_columns<d>(sums.dv, a, stage.flow, i, lane);
     add_columns<d>(sums.dk, b, stage.queries, i, lane);
     commit_products();
+  }
+};
+
+// The sums of the pieces of a list, first to last; one block of threads for each second piece and tile.
+template <class KeyGradient>
+struct AddPieces;
+template <int d, int kWarps, int kBlocks, int kPart>
+struct AddPieces<KeyGradientOnTensorCores<d, kWarps, kBlocks, kPart>> {
+  using KeyGradient = KeyGradientOnTensorCores<d, kWarps, kBlocks, kPart>;
+  KeyGradient of;
+
+  static std::size_t shared_bytes() { return std::size_t(MmaTile<d>::count(2 * KeyGradient::kRows)) * sizeof(bf16); }
+
+  __device__ void operator()(Thread& t) const {
+    const int number = int(t.block() / of.tiles), tile = int(t.block() % of.tiles);
+    const auto task = of.later_piece(number, tile);
+    if (!task.piece.is_there() || task.piece.index != 1) return;
+    typename KeyGradient::Sums sums;
+    const auto add = [&](bool is_first, std::int64_t number) {
+      const Global<float4> from = of.sums_of(t, is_first, number, tile);
+#pragma unroll
+      for (int n = 0; n < 2 * d / 8; ++n) {
+        const float4 x = from[n * KeyGradient::kThreads];
+        FragmentC& sum = n < d / 8 ? sums.dk[n] : sums.dv[n - d / 8];
+        sum = {sum.x[0] + x.x, sum.x[1] + x.y, sum.x[2] + x.z, sum.x[3] + x.w};
+      }
+    };
+    add(true, number);
+    for (std::int64_t index = 1; task.piece.begin + index * of.choosers.piece < task.piece.end; ++index)
+      add(false, task.piece.number(index, of.choosers.piece));
+    const MmaTile<d> keys = tile_of<d>(t, KeyGradient::kRows), values = tile_of<d>(t, KeyGradient::kRows);
+    of.store(t, task, keys, values, sums);
   }
 };
 
@@ -694,21 +700,16 @@ void TensorCoreAttention::backward(const Op::Arguments& in, const Op::Results& o
     add(s.sorting(), s.batch * parts, s.width, null_values, flows.null_values);
   });
 
-  const std::int64_t places = s.batch * s.sorting() * s.lists * s.n_top;
-  const std::int64_t keys = s.batch * s.sorting() * s.key_buckets();
-  const Tensor key_of = workspace({places}, DType::i32), sorted = workspace({places}, DType::i32);
-  const Tensor order = workspace({places}, DType::f64);  // i64, 8 bytes each
-  const Tensor begin = workspace({keys + 1}, DType::i32);
-  auto* const positions = reinterpret_cast<std::int64_t*>(order.data<double>());
-  for_each(kName, places,
-           KeyOfPick{s.lists * s.n_top, s.key_buckets(), s.nulls(), keys, in.picks, key_of.data<std::int32_t>()});
-  sort_positions(places, std::int32_t(keys + 1), key_of.data<std::int32_t>(), sorted.data<std::int32_t>(), positions);
-  for_each(kName, keys + 1, BeginOfKey{places, sorted.data<std::int32_t>(), begin.data<std::int32_t>()});
+  const ChooserLists lists(kName, s, in.picks);
   with_width(s.width, [&](auto d) {
     using Kernel = KeyGradientOnTensorCores<decltype(d)::value, 4, 2, 64>;
-    const int tiles = int(pieces(s.pattern.key_bucket, Kernel::kRows));
-    launch(kName, s.batch * s.heads * s.key_buckets() * tiles, Kernel::kThreads, Kernel::shared_bytes(),
-           Kernel{inputs, tiles, {begin.data<std::int32_t>(), positions}, dy, rows_of_queries, flows.kv});
+    const std::int64_t tiles = pieces(s.pattern.key_bucket, Kernel::kRows), later = lists.later_pieces();
+    const Tensor sums = workspace({Kernel::bytes_of_pieces(later, tiles)}, DType::boolean);
+    const Kernel kernel{inputs, int(tiles),      lists.choosers(), int(later),
+                        dy,     rows_of_queries, flows.kv,         reinterpret_cast<float4*>(sums.raw())};
+    launch(kName, (later + s.batch * s.heads * s.key_buckets()) * tiles, Kernel::kThreads, Kernel::shared_bytes(),
+           kernel);
+    launch(kName, later * tiles, Kernel::kThreads, AddPieces<Kernel>::shared_bytes(), AddPieces<Kernel>{kernel});
   });
 }
 
