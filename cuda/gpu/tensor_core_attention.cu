@@ -41,13 +41,13 @@ struct AttendOnTensorCores {
     const auto copy = [&](const KeySteps& step, int s) {
       copy_keys<kStep, kThreads>(t, head, key_rows_of_head, step.block, step.j0, keys.from(s * kStep),
                                  values.from(s * kStep));
-      commit_copies();
     };
 
     copy_rows<kRows, kThreads>(t, queries, query_rows(head, in.q), slot, count);
     KeySteps ahead{head, u, i0 + kRows};
     bool more = ahead.next();
     if (more) copy(ahead, 0);
+    commit_copies();
     Rows rows;
     for (int s = 0; more; s ^= 1) {
       const KeyBlock block = ahead.block;
@@ -56,9 +56,12 @@ struct AttendOnTensorCores {
       t.sync();
       more = ahead.next();
       if (more) copy(ahead, s ^ 1);
+      commit_copies();
       if (!mask.is_triangle() || mask.key < i0 + group + kRowsOfGroup)
         attend(mask, lane, queries.from(group), keys.from(s * kStep), values.from(s * kStep), rows);
     }
+    await_copies<0>();
+    t.sync();  // the queries are read no more
 
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -206,7 +209,6 @@ struct QueryGradientOnTensorCores {
     const auto copy = [&](const KeySteps& step, int s) {
       copy_keys<kStep, kThreads>(t, head, key_rows_of_head, step.block, step.j0, keys.from(s * kStep),
                                  values.from(s * kStep));
-      commit_copies();
     };
 
     copy_rows<kRows, kThreads>(t, queries, query_rows(head, in.q), slot, count);
@@ -215,6 +217,7 @@ struct QueryGradientOnTensorCores {
     KeySteps ahead{head, u, i0 + kRows};
     bool more = ahead.next();
     if (more) copy(ahead, 0);
+    commit_copies();
     await_copies<1>();
     t.sync();
     write_rows(t, head, item, slot, count, flow, scratch);
@@ -239,6 +242,7 @@ struct QueryGradientOnTensorCores {
       t.sync();
       more = ahead.next();
       if (more) copy(ahead, s ^ 1);
+      commit_copies();
 #pragma unroll
       for (int j = 0; j < kStep; j += kPart) {
         const Mask mask = all.later(0, j);
@@ -252,6 +256,7 @@ struct QueryGradientOnTensorCores {
         sums.dweight = 0;
       }
     }
+    await_copies<0>();
     await_products<0>();
     pin(sums.dq);
     t.sync();  // the queries are read no more
@@ -477,7 +482,6 @@ struct KeyGradientOnTensorCores {
       if (const int row = t.index(); row < kStep)
         copy_async<8>(stage.rows + row, &rows[std::int64_t(item) * in.length + slot + (row < rest ? row : 0)],
                       row < rest);
-      commit_copies();
     };
 
     const int apart = in.heads * d;  // from a key to its value
@@ -486,6 +490,7 @@ struct KeyGradientOnTensorCores {
     bool more = visits.next();
     int i0 = 0;
     if (more) copy(visits.u, i0, stage(0));
+    commit_copies();
     Sums sums;
     for (int s = 0; more; s ^= 1) {
       const int u = visits.u;
@@ -501,6 +506,7 @@ struct KeyGradientOnTensorCores {
       await_products<0>();  // they read what is copied to next
       t.sync();
       if (more) copy(visits.u, i0, stage(s ^ 1));
+      commit_copies();
 #pragma unroll
       for (int i = 0; i < kStep; i += kPart) {
         const Mask mask = all.later(i, 0);

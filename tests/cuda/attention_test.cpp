@@ -48,6 +48,7 @@ const AttentionSetup kAttentionSetups[] = {
     {"sortcut", free(16, 16, 1), 2, 64, 64, 3, 64, 1, 2, true},
     {"sortcut, many buckets", free(8, 16, 0), 2, 160, 160, 2, 32, 1, 2},
     {"context", free(16, 24, 0, false), 2, 48, 72, 2, 64, 3, 2, true},
+    {"nothing to look at", free(16, 16, 0, false), 1, 32, 48, 2, 64, 2, 0},
     {"large context", free(128, 75, 0, false), 1, 512, 600, 2, 64, 4, 2, false, 0, true},
 };
 
