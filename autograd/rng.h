@@ -31,11 +31,12 @@ struct RandomBits {
   std::uint64_t key = 0;
   std::uint32_t step = 0;
 
-  /// Word `i` of the stream: word i % 4 of Philox block i / 4.
-  SINKHORN_HD constexpr std::uint32_t word(std::uint64_t i) const {
-    return philox({std::uint32_t(i >> 2), std::uint32_t(i >> 34), step, 0}, std::uint32_t(key),
-                  std::uint32_t(key >> 32))[i & 3];
+  /// Philox block `i` of the stream: its words 4 i .. 4 i + 3.
+  SINKHORN_HD constexpr Word4 block(std::uint64_t i) const {
+    return philox({std::uint32_t(i), std::uint32_t(i >> 32), step, 0}, std::uint32_t(key), std::uint32_t(key >> 32));
   }
+  /// Word `i` of the stream.
+  SINKHORN_HD constexpr std::uint32_t word(std::uint64_t i) const { return block(i / 4)[i % 4]; }
   /// A word as a number uniform in the open interval (0, 1): 23 bits and a half, so that neither end is reached in f32.
   template <class T = float>
   SINKHORN_HD static constexpr T to_uniform(std::uint32_t word) {

@@ -1,5 +1,7 @@
-// Tensor cores by the warp-wide instruction mma.m16n8k16 (compute capability 8.0 and up), and how its operands come
-// from shared memory. Lane l of a warp has the row l / 4 and the columns 2 (l % 4) and one more of every 8 x 8 piece.
+// Tensor cores: products of the 64 rows that a group of four warps holds, 16 to a warp, and how operands lie in shared
+// memory. Cards of compute capability 9.0 have an instruction for the whole group, wgmma, which reads shared memory by
+// itself; the others (8.0 and up) do the same warp by warp, with ldmatrix and mma.m16n8k16. Either way a lane holds the
+// same numbers: lane l of a warp has the row l / 4 and the columns 2 (l % 4) and one more of every 8 x 8 piece.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -8,6 +10,8 @@
 #include "autograd/dtype.h"
 
 namespace sinkhorn::cuda {
+
+inline constexpr int kRowsOfWarp = 16, kWarpsOfGroup = 4, kRowsOfGroup = kWarpsOfGroup * kRowsOfWarp;
 
 /// A (16, 16), B (16, 8) in bf16 and C (16, 8) in f32, as one lane holds them: two numbers a register in A and B.
 /// Pieces of A: rows 0-7 and 8-15 of columns 0-7, then of 8-15. Of B: rows 0-7, then 8-15. Of C: rows 0-7, then 8-15.
@@ -18,10 +22,10 @@ struct FragmentB {
   std::uint32_t x[2];
 };
 struct FragmentC {
-  float x[4] = {};
+  float x[4];
 };
 
-/// c += a b
+/// c += a b, by one warp
 __device__ inline void mma(FragmentC& c, const FragmentA& a, const FragmentB& b) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
@@ -37,32 +41,56 @@ __device__ inline std::uint32_t pack(float low, float high) {
   return word;
 }
 
+__device__ inline float lower_half(std::uint32_t word) { return __uint_as_float(word << 16); }
+__device__ inline float upper_half(std::uint32_t word) { return __uint_as_float(word & 0xffff0000u); }
+
 /// C (16, 8) twice, side by side, is A (16, 16) of the next product.
 __device__ inline FragmentA to_a(const FragmentC& left, const FragmentC& right) {
   return {{pack(left.x[0], left.x[1]), pack(left.x[2], left.x[3]), pack(right.x[0], right.x[1]),
            pack(right.x[2], right.x[3])}};
 }
 
+/// A number that is the same in all lanes of a warp, so that the compiler knows it, too.
+__device__ inline int uniform(int x) { return __shfl_sync(0xffffffffu, x, 0); }
+
 __device__ inline std::uint32_t shared_address(const void* pointer) {
   return std::uint32_t(__cvta_generic_to_shared(pointer));
 }
 
-/// A matrix of bf16 in shared memory, row by row. Eight elements between rows shift each by four banks, so that eight
-/// rows' 16 bytes lie in 32 different ones.
+/// A matrix of bf16 in shared memory, row by row, 32 or 64 columns. The 16 bytes of a row are shuffled, each row of
+/// eight in its own way, so that eight rows' same columns lie in 32 different banks; it is the order that wgmma knows
+/// as a swizzle of 64 or 128 bytes. The memory begins at a multiple of 1,024 bytes.
 template <int kColumns>
 struct MmaTile {
-  static constexpr int stride = kColumns + 8;
+  static_assert(kColumns == 32 || kColumns == 64);
   bf16* memory;
 
-  static constexpr int count(int rows) { return rows * stride; }
-  __device__ bf16* at(int row, int column) const { return memory + row * stride + column; }
-  __device__ MmaTile from(int row) const { return {at(row, 0)}; }
+  static constexpr int count(int rows) { return rows * kColumns; }
+  /// Columns up to the next multiple of 8 follow in memory.
+  __device__ bf16* at(int row, int column) const {
+    const int shuffled = kColumns == 64 ? row % 8 : row / 2 % 4;
+    return memory + row * kColumns + (column ^ shuffled * 8);
+  }
+  __device__ MmaTile from(int row) const { return {memory + row * kColumns}; }  // row: a multiple of 8
 
   /// A from rows `row` .. + 15 and columns `column` .. + 15.
   __device__ FragmentA a(int row, int column, int lane) const {
     FragmentA a;
     load(a.x, at(row + lane % 16, column + lane / 16 * 8));
     return a;
+  }
+  /// The other way round: rows `row` .. + 15 and columns `column` .. + 15 from A.
+  __device__ void put(int row, int column, int lane, const FragmentA& a) const {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                     shared_address(at(row + lane % 16, column + lane / 16 * 8))),
+                 "r"(a.x[0]), "r"(a.x[1]), "r"(a.x[2]), "r"(a.x[3])
+                 : "memory");
+#else
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      *reinterpret_cast<std::uint32_t*>(at(row + i % 2 * 8 + lane / 4, column + i / 2 * 8 + lane % 4 * 2)) = a.x[i];
+#endif
   }
   /// B and its right neighbour: the transposed rows `row` .. + 15 and columns `column` .. + 15.
   __device__ void b_of_rows(FragmentB (&b)[2], int row, int column, int lane) const {
@@ -81,6 +109,17 @@ struct MmaTile {
     b[0] = {{x[0], x[1]}};
     b[1] = {{x[2], x[3]}};
   }
+  /// What wgmma wants to hear of the rows from the first and columns from `column`, a multiple of 16: address, distance
+  /// of every eighth row, and kind of swizzle. The first half tells tiles and columns apart; it grows by rows_apart(n)
+  /// from a row to the n-th behind it.
+  __device__ std::uint32_t address() const { return (shared_address(memory) & 0x3ffff) / 16 | 1 << 16; }
+  static constexpr std::uint32_t apart(int rows, int columns) {
+    return std::uint32_t(rows * kColumns + columns) * sizeof(bf16) / 16;
+  }
+  __device__ static std::uint64_t descriptor(std::uint32_t address) {
+    constexpr std::uint64_t eight_rows = 8 * kColumns * sizeof(bf16), swizzle = kColumns == 64 ? 1 : 2;
+    return swizzle << 62 | eight_rows / 16 << 32 | address;
+  }
 
  private:
   __device__ static void load(std::uint32_t (&x)[4], const bf16* from) {
@@ -91,7 +130,144 @@ struct MmaTile {
   }
 };
 
-/// Copies `kBytes` (4 or 16) to shared memory while the threads go on, or zeroes them if not `wanted`.
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define SINKHORN_HAS_WGMMA
+#endif
+
+#ifdef SINKHORN_HAS_WGMMA
+// c (64, n) = a (64, 16) b (16, n), n = 32 or 64, added to what c was if `adds`; the numbers in c are there after
+// await_products. A and B are tiles' rows, B transposed.
+__device__ inline void wgmma(FragmentC (&c)[8], std::uint64_t a, std::uint64_t b, int adds) {
+  asm volatile(
+      "{ .reg .pred p; setp.ne.b32 p, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, "
+      "%13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+      "%32, %33, p, 1, 1, 0, 0; }"
+      : "+f"(c[0].x[0]), "+f"(c[0].x[1]), "+f"(c[0].x[2]), "+f"(c[0].x[3]), "+f"(c[1].x[0]), "+f"(c[1].x[1]),
+        "+f"(c[1].x[2]), "+f"(c[1].x[3]), "+f"(c[2].x[0]), "+f"(c[2].x[1]), "+f"(c[2].x[2]), "+f"(c[2].x[3]),
+        "+f"(c[3].x[0]), "+f"(c[3].x[1]), "+f"(c[3].x[2]), "+f"(c[3].x[3]), "+f"(c[4].x[0]), "+f"(c[4].x[1]),
+        "+f"(c[4].x[2]), "+f"(c[4].x[3]), "+f"(c[5].x[0]), "+f"(c[5].x[1]), "+f"(c[5].x[2]), "+f"(c[5].x[3]),
+        "+f"(c[6].x[0]), "+f"(c[6].x[1]), "+f"(c[6].x[2]), "+f"(c[6].x[3]), "+f"(c[7].x[0]), "+f"(c[7].x[1]),
+        "+f"(c[7].x[2]), "+f"(c[7].x[3])
+      : "l"(a), "l"(b), "r"(adds)
+      : "memory");
+}
+__device__ inline void wgmma(FragmentC (&c)[4], std::uint64_t a, std::uint64_t b, int adds) {
+  asm volatile(
+      "{ .reg .pred p; setp.ne.b32 p, %18, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, "
+      "%13, %14, %15}, "
+      "%16, %17, p, 1, 1, 0, 0; }"
+      : "+f"(c[0].x[0]), "+f"(c[0].x[1]), "+f"(c[0].x[2]), "+f"(c[0].x[3]), "+f"(c[1].x[0]), "+f"(c[1].x[1]),
+        "+f"(c[1].x[2]), "+f"(c[1].x[3]), "+f"(c[2].x[0]), "+f"(c[2].x[1]), "+f"(c[2].x[2]), "+f"(c[2].x[3]),
+        "+f"(c[3].x[0]), "+f"(c[3].x[1]), "+f"(c[3].x[2]), "+f"(c[3].x[3])
+      : "l"(a), "l"(b), "r"(adds)
+      : "memory");
+}
+// c += a b, A in registers, B a tile's rows as they stand.
+__device__ inline void wgmma(FragmentC (&c)[8], const FragmentA& a, std::uint64_t b) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, "
+      "%13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+      "{%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
+      : "+f"(c[0].x[0]), "+f"(c[0].x[1]), "+f"(c[0].x[2]), "+f"(c[0].x[3]), "+f"(c[1].x[0]), "+f"(c[1].x[1]),
+        "+f"(c[1].x[2]), "+f"(c[1].x[3]), "+f"(c[2].x[0]), "+f"(c[2].x[1]), "+f"(c[2].x[2]), "+f"(c[2].x[3]),
+        "+f"(c[3].x[0]), "+f"(c[3].x[1]), "+f"(c[3].x[2]), "+f"(c[3].x[3]), "+f"(c[4].x[0]), "+f"(c[4].x[1]),
+        "+f"(c[4].x[2]), "+f"(c[4].x[3]), "+f"(c[5].x[0]), "+f"(c[5].x[1]), "+f"(c[5].x[2]), "+f"(c[5].x[3]),
+        "+f"(c[6].x[0]), "+f"(c[6].x[1]), "+f"(c[6].x[2]), "+f"(c[6].x[3]), "+f"(c[7].x[0]), "+f"(c[7].x[1]),
+        "+f"(c[7].x[2]), "+f"(c[7].x[3])
+      : "r"(a.x[0]), "r"(a.x[1]), "r"(a.x[2]), "r"(a.x[3]), "l"(b)
+      : "memory");
+}
+__device__ inline void wgmma(FragmentC (&c)[4], const FragmentA& a, std::uint64_t b) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, "
+      "%13, %14, %15}, "
+      "{%16, %17, %18, %19}, %20, 1, 1, 1, 1;"
+      : "+f"(c[0].x[0]), "+f"(c[0].x[1]), "+f"(c[0].x[2]), "+f"(c[0].x[3]), "+f"(c[1].x[0]), "+f"(c[1].x[1]),
+        "+f"(c[1].x[2]), "+f"(c[1].x[3]), "+f"(c[2].x[0]), "+f"(c[2].x[1]), "+f"(c[2].x[2]), "+f"(c[2].x[3]),
+        "+f"(c[3].x[0]), "+f"(c[3].x[1]), "+f"(c[3].x[2]), "+f"(c[3].x[3])
+      : "r"(a.x[0]), "r"(a.x[1]), "r"(a.x[2]), "r"(a.x[3]), "l"(b)
+      : "memory");
+}
+#endif
+
+/// The compiler shall think that c changes here: what it does with c stays on its side.
+template <int kPieces>
+__device__ void pin(FragmentC (&c)[kPieces]) {
+#pragma unroll
+  for (FragmentC& piece : c)
+#pragma unroll
+    for (float& x : piece.x) asm volatile("" : "+f"(x)::"memory");
+}
+
+/// Before the first product whose operands or results in registers were touched since the last.
+__device__ inline void begin_products() {
+#ifdef SINKHORN_HAS_WGMMA
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#endif
+}
+/// Ends a group of products.
+__device__ inline void commit_products() {
+#ifdef SINKHORN_HAS_WGMMA
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+#endif
+}
+/// Waits until at most the last `kGroups` groups are at work.
+template <int kGroups>
+__device__ void await_products() {
+#ifdef SINKHORN_HAS_WGMMA
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kGroups) : "memory");
+#endif
+}
+
+/// c (64, 8 kPieces) = a (64, d) times the transposed rows `row` .. of a tile. All four warps of a group call it
+/// together, between begin_products and await_products; the rows of A are the first 64 of a tile.
+template <int d, int kPieces>
+__device__ void multiply_rows(FragmentC (&c)[kPieces], const MmaTile<d>& a, const MmaTile<d>& tile, int row, int lane) {
+#ifdef SINKHORN_HAS_WGMMA
+#pragma unroll
+  for (int k = 0; k < d / 16; ++k)
+    wgmma(c, a.descriptor(a.address() + a.apart(0, k * 16)), tile.descriptor(tile.address() + tile.apart(row, k * 16)),
+          k > 0);
+#else
+  const int first = int(threadIdx.x) / 32 % kWarpsOfGroup * kRowsOfWarp;
+#pragma unroll
+  for (FragmentC& piece : c) piece = {};
+#pragma unroll
+  for (int k = 0; k < d / 16; ++k) {
+    const FragmentA a_k = a.a(first, k * 16, lane);
+#pragma unroll
+    for (int n = 0; n < kPieces / 2; ++n) {
+      FragmentB b[2];
+      tile.b_of_rows(b, row + n * 16, k * 16, lane);
+      mma(c[2 * n], a_k, b[0]);
+      mma(c[2 * n + 1], a_k, b[1]);
+    }
+  }
+#endif
+}
+/// c (64, d) += p (64, 16 kSteps) times the rows `row` .. of a tile.
+template <int d, int kSteps>
+__device__ void add_columns(FragmentC (&c)[d / 8], const FragmentA (&p)[kSteps], const MmaTile<d>& tile, int row,
+                            int lane) {
+#pragma unroll
+  for (int k = 0; k < kSteps; ++k) {
+#ifdef SINKHORN_HAS_WGMMA
+    wgmma(c, p[k], tile.descriptor(tile.address() + tile.apart(row + k * 16, 0)));
+#else
+#pragma unroll
+    for (int n = 0; n < d / 16; ++n) {
+      FragmentB b[2];
+      tile.b_of_columns(b, row + k * 16, n * 16, lane);
+      mma(c[2 * n], p[k], b[0]);
+      mma(c[2 * n + 1], p[k], b[1]);
+    }
+#endif
+  }
+}
+
+/// Copies `kBytes` (8 or 16) to shared memory while the threads go on, or zeroes them if not `wanted`.
 template <int kBytes>
 __device__ void copy_async(void* shared, const void* global, bool wanted) {
   const int bytes = wanted ? kBytes : 0;
@@ -99,15 +275,18 @@ __device__ void copy_async(void* shared, const void* global, bool wanted) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
                  : "memory");
   else
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
                  : "memory");
 }
 /// Ends a group of copies.
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-/// Waits until at most the last `kGroups` groups of this thread are on their way.
+/// Waits until at most the last `kGroups` groups of this thread are on their way, and lets wgmma see the others.
 template <int kGroups>
 __device__ void await_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
+#ifdef SINKHORN_HAS_WGMMA
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
 }
 
 /// 2^x to two units in the last place; of -inf exactly 0.

@@ -75,7 +75,7 @@ class Thread {
   }
   template <class T>
   __device__ Shared<T> shared(std::int64_t count) {
-    extern __shared__ __align__(16) unsigned char memory[];
+    extern __shared__ __align__(1024) unsigned char memory[];
     T* own = reinterpret_cast<T*>(memory + shared_);
     shared_ += (count * std::int64_t(sizeof(T)) + 15) / 16 * 16;
     return Shared<T>(own);

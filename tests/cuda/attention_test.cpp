@@ -15,6 +15,7 @@ struct AttentionSetup {
   bool masked = false;
   double dropout = 0;
   bool large = false;  // minutes on the emulated grid
+  double least_weight = 0.2;
 };
 
 AttentionPattern causal(std::int64_t bucket, std::int64_t local) { return {bucket, bucket, local, true, true}; }
@@ -25,6 +26,8 @@ AttentionPattern free(std::int64_t bucket, std::int64_t key_bucket, std::int64_t
 const AttentionSetup kAttentionSetups[] = {
     {"buckets of 128, local and sorting heads", causal(128, 2), 2, 1024, 1024, 4, 64, 8, 2, false, 0, true},
     {"one hot bucket", causal(128, 0), 1, 2048, 2048, 2, 64, 16, 1, false, 0, true},
+    {"one hot bucket of many", causal(8, 1), 1, 256, 256, 3, 32, 32, 2},
+    {"long lists", causal(8, 0), 1, 8192, 8192, 2, 32, 1024, 2, false, 0, true},
     {"buckets of 64", causal(64, 3), 2, 256, 256, 6, 64, 4, 2, false, 0, true},
     {"buckets of 75", causal(75, 1), 1, 300, 300, 3, 64, 4, 2, false, 0, true},
     {"buckets of 200", causal(200, 1), 1, 800, 800, 3, 64, 4, 2, false, 0, true},
@@ -34,13 +37,18 @@ const AttentionSetup kAttentionSetups[] = {
     {"one bucket", causal(40, 1), 2, 40, 40, 3, 32, 1, 2},
     {"padding", causal(16, 1), 2, 64, 64, 3, 64, 4, 2, true},
     {"dropout", causal(16, 1), 2, 64, 64, 3, 64, 4, 2, false, 0.3},
+    {"dropout, buckets of 5", causal(5, 1), 1, 25, 25, 3, 32, 5, 3, false, 0.3},
+    {"weights of any sign", causal(16, 1), 1, 64, 64, 3, 64, 4, 2, false, 0.3, false, -1.5},
     {"dropout and padding, large", causal(128, 2), 1, 512, 512, 4, 64, 4, 2, true, 0.2, true},
     {"both directions", free(16, 16, 1), 2, 64, 64, 3, 64, 4, 2},
     {"both directions, padding and dropout", free(64, 64, 1), 1, 256, 256, 3, 64, 4, 2, true, 0.1, true},
     {"another key bucket", free(16, 24, 1), 2, 96, 96, 3, 32, 6, 2, true},
     {"small buckets, large key buckets", free(8, 48, 0), 1, 96, 96, 2, 32, 12, 1},
+    {"small buckets, large key buckets, dropout", free(8, 48, 1), 1, 96, 96, 2, 32, 12, 1, true, 0.2},
     {"sortcut", free(16, 16, 1), 2, 64, 64, 3, 64, 1, 2, true},
+    {"sortcut, many buckets", free(8, 16, 0), 2, 160, 160, 2, 32, 1, 2},
     {"context", free(16, 24, 0, false), 2, 48, 72, 2, 64, 3, 2, true},
+    {"nothing to look at", free(16, 16, 0, false), 1, 32, 48, 2, 64, 2, 0},
     {"large context", free(128, 75, 0, false), 1, 512, 600, 2, 64, 4, 2, false, 0, true},
 };
 
@@ -73,11 +81,11 @@ TEST_P(AttentionOnTheDevice, AgreesWithTheCpu) {
   const auto mask = [&](std::int64_t length) {
     return s.masked ? Draw(Rng(8).split(std::uint32_t(length))).mask({s.batch, length}) : Tensor();
   };
-  const Tensor picks = draw_picks(s, std::string_view(s.label) == "one hot bucket");
+  const Tensor picks = draw_picks(s, std::string_view(s.label).starts_with("one hot"));
   const AttentionMasks masks{mask(s.length), mask(s.key_length)};
   Tensors inputs{draw({s.batch, s.length, s.heads, s.width}).to(DType::bf16),
                  draw({s.batch, s.key_length, 2, s.heads, s.width}).to(DType::bf16),
-                 draw(picks.shape(), 0.2).to(DType::f32)};
+                 draw(picks.shape(), s.least_weight).to(DType::f32)};
   if (s.pattern.causal)
     for (int k = 0; k < 2; ++k) inputs.push_back(draw({sorting, 1, s.width}).to(DType::bf16));
   const Tensor cotangent = draw({s.batch, s.length, s.heads, s.width}).to(DType::bf16);
