@@ -35,6 +35,7 @@ struct EmbeddingBag;
 struct TopK;
 struct GatherBuckets;
 struct SortingMatrix;
+struct RouteBuckets;
 struct Sinkhorn;
 struct ProductKeyTopK;
 struct CrossEntropy;
@@ -57,7 +58,8 @@ using AllOps = decltype(ops::join(
              ops::Sum, ops::Max, ops::CumulativeMean,                                                       //
              ops::Softmax, ops::LogSoftmax, ops::LogSumExp,                                                 //
              ops::Matmul, ops::Linear, ops::LayerNorm, ops::Embedding, ops::EmbeddingBag,                   //
-             ops::TopK, ops::GatherBuckets, ops::SortingMatrix, ops::Sinkhorn, ops::ProductKeyTopK,         //
+             ops::TopK, ops::GatherBuckets, ops::SortingMatrix, ops::RouteBuckets, ops::Sinkhorn,           //
+             ops::ProductKeyTopK,                                                                           //
              ops::CrossEntropy,                                                                             //
              ops::BucketSummary, ops::BucketedAttention, ops::ReversibleChain>{}));
 

@@ -1,5 +1,6 @@
 // Every op, by family.
 #pragma once
+#include "autograd/ops/bucket_routing.h"
 #include "autograd/ops/bucket_summary.h"
 #include "autograd/ops/bucketed_attention.h"
 #include "autograd/ops/cross_entropy.h"

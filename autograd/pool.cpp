@@ -16,12 +16,6 @@ namespace {
 
 constexpr std::size_t kAlignment = 64;
 
-// Eight classes per power of two: at most an eighth is wasted, and shapes that differ a little share buffers.
-std::size_t size_class(std::size_t bytes) {
-  const std::size_t step = std::max(kAlignment, std::bit_floor(std::max<std::size_t>(bytes, 1)) / 8);
-  return (std::max<std::size_t>(bytes, 1) + step - 1) / step * step;
-}
-
 // What stands before and behind a guarded buffer, and in it at first: NaN in every floating type.
 constexpr std::size_t kGuard = 256;
 constexpr std::byte kPattern{0xff};
@@ -32,6 +26,12 @@ auto on(Device device, Use use) {
 }
 
 }  // namespace
+
+// Eight classes per power of two.
+std::size_t pooled_bytes(std::size_t bytes) {
+  const std::size_t step = std::max(kAlignment, std::bit_floor(std::max<std::size_t>(bytes, 1)) / 8);
+  return (std::max<std::size_t>(bytes, 1) + step - 1) / step * step;
+}
 
 std::size_t available_memory() {
   std::ifstream file("/proc/meminfo");
@@ -110,7 +110,7 @@ std::shared_ptr<std::byte> Pool::allocate(std::size_t bytes) {
   if (bytes > (std::size_t(1) << 62)) fail<OutOfMemory>("out of memory: ", bytes, " bytes asked");
   std::lock_guard lock(state_->mutex);
   const bool guarded = state_->guarded;
-  const std::size_t used = guarded ? bytes + 2 * kGuard : bytes, size = size_class(used);
+  const std::size_t used = guarded ? bytes + 2 * kGuard : bytes, size = pooled_bytes(used);
   std::byte* const block = state_->take(size);
   PoolStats& stats = state_->stats;
   stats.in_use += size;

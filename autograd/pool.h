@@ -19,6 +19,10 @@ struct PoolStats {
 /// Bytes of main memory that the system could still give, by its own estimate; without one, the largest number.
 std::size_t available_memory();
 
+/// What a buffer of so many bytes takes of a pool: sizes are rounded up so that shapes that differ a little share
+/// buffers, by at most an eighth.
+std::size_t pooled_bytes(std::size_t bytes);
+
 /// One pool per device. Safe to use from several threads.
 class Pool {
  public:

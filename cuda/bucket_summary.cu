@@ -191,28 +191,58 @@ struct SumBucket {
   }
 };
 
-// Steps over the buckets of one column of an item: several are read before the first is used, since what is read does
-// not depend on what is summed.
-inline constexpr int kAhead = 8;
-struct Column {
-  SINKHORN_DEVICE Column(const Tokens& tokens, std::int64_t i) {
-    const std::int64_t item = quotient(i, tokens.s.width);
-    first = item * tokens.buckets() * tokens.s.width + i - item * tokens.s.width;
+// The buckets of one column of an item are one sum after the other. Where there are many they are cut into stretches:
+// each is summed for itself, then every one begins with the sum of those before (or behind) it.
+inline constexpr std::int64_t kStretch = 128;
+
+// Element i of (items, stretches, width): a stretch of one column.
+struct Stretch {
+  SINKHORN_DEVICE Stretch(const Tokens& tokens, std::int64_t i) {
+    const std::int64_t width = tokens.s.width, buckets = tokens.buckets(), stretches = count(buckets);
+    const std::int64_t row = quotient(i, width), item = quotient(row, stretches);
+    begin = (row - item * stretches) * kStretch;
+    end = begin + kStretch < buckets ? begin + kStretch : buckets;
+    first = item * buckets * width + i - row * width;
     weight = Head(tokens, item).weights;
   }
-  std::int64_t first, weight;  // of its first bucket: the element, and the weight of that bucket
+  SINKHORN_HD static std::int64_t count(std::int64_t buckets) { return (buckets + kStretch - 1) / kStretch; }
+  std::int64_t begin, end;     // buckets
+  std::int64_t first, weight;  // of the column's first bucket: the element, and the weight of that bucket
 };
+
+// What a stretch gives to the others: its plain sums, or the gradients of its summaries times their weights.
+template <class R>
+struct SumOfStretch {
+  Tokens tokens;
+  Global<const double> sums;  // of each bucket, or null:
+  Global<const R> dy;         // gradients
+  Global<const double> weights;
+  Global<double> totals;  // (items, stretches, width)
+  SINKHORN_DEVICE void operator()(std::int64_t i) const {
+    const Stretch at(tokens, i);
+    double total = 0;
+    for (std::int64_t b = at.begin; b < at.end; ++b) {
+      const std::int64_t element = at.first + b * tokens.s.width;
+      total += sums ? double(sums[element]) : double(R(dy[element])) * double(weights[at.weight + b * tokens.s.bucket]);
+    }
+    totals[i] = total;
+  }
+};
+
+// Several buckets are read before the first is used, since what is read does not depend on what is summed.
+inline constexpr int kAhead = 8;
 
 template <class T>
 struct AddBefore {
   Tokens tokens;
   Global<const double> sums, weighted, weights;
+  Global<const double> before_stretch;  // (items, stretches, width); null: there is one
   Global<Real<T>> y;
   SINKHORN_DEVICE void operator()(std::int64_t i) const {
-    const Column at(tokens, i);
-    const std::int64_t last = tokens.buckets() - 1, width = tokens.s.width;
-    double before = 0;
-    for (std::int64_t begin = 0; begin <= last; begin += kAhead) {
+    const Stretch at(tokens, i);
+    const std::int64_t last = at.end - 1, width = tokens.s.width;
+    double before = before_stretch ? double(before_stretch[i]) : 0;
+    for (std::int64_t begin = at.begin; begin <= last; begin += kAhead) {
       double sum[kAhead], own[kAhead], weight[kAhead];
       for (int k = 0; k < kAhead; ++k) {
         const std::int64_t b = begin + k < last ? begin + k : last;
@@ -234,20 +264,21 @@ struct FlowBehind {
   Tokens tokens;
   Global<const Real<T>> dy;
   Global<const double> weights;
+  Global<const double> behind_stretch;  // (items, stretches, width); null: there is one
   Global<double> flows;
   SINKHORN_DEVICE void operator()(std::int64_t i) const {
-    const Column at(tokens, i);
+    const Stretch at(tokens, i);
     const std::int64_t width = tokens.s.width;
-    double behind = 0;
-    for (std::int64_t last = tokens.buckets() - 1; last >= 0; last -= kAhead) {
+    double behind = behind_stretch ? double(behind_stretch[i]) : 0;
+    for (std::int64_t last = at.end - 1; last >= at.begin; last -= kAhead) {
       double flow[kAhead], weight[kAhead];
       for (int k = 0; k < kAhead; ++k) {
-        const std::int64_t b = last > k ? last - k : 0;
+        const std::int64_t b = last - k > at.begin ? last - k : at.begin;
         flow[k] = dy[at.first + b * width];
         weight[k] = weights[at.weight + b * tokens.s.bucket];
       }
       for (int k = 0; k < kAhead; ++k) {
-        if (last >= k) flows[at.first + (last - k) * width] = behind;
+        if (last - k >= at.begin) flows[at.first + (last - k) * width] = behind;
         behind += flow[k] * weight[k];
       }
     }
@@ -280,6 +311,20 @@ struct FlowIntoTokens {
     }
   }
 };
+
+// Of each stretch the sum of those before it, or behind it: of `sums`, or else of dy times the weights. Empty where one
+// stretch is all.
+template <class R>
+Tensor beside_stretches(const Tokens& tokens, std::int64_t items, const double* sums, const R* dy,
+                        const double* weights) {
+  const std::int64_t stretches = Stretch::count(tokens.s.buckets()), width = tokens.s.width;
+  if (stretches < 2) return {};
+  const Tensor totals = workspace({items, stretches, width}, DType::f64);
+  auto* const total = totals.data<double>();
+  for_each("bucket_summary", totals.count(), SumOfStretch<R>{tokens, sums, dy, weights, total});
+  for_each("bucket_summary", items * width, SumBefore<double>{stretches, width, sums == nullptr, total});
+  return totals;
+}
 
 Tensor weights_of(Summary kind, const SummaryShape& s, const bool* mask) {
   const Tokens tokens{s, mask};
@@ -323,7 +368,9 @@ void BucketSummary<T>::forward(Cuda, Summary kind, const SummaryShape& s, const 
   const Tensor sums = workspace({2, items, buckets, s.width}, DType::f64);
   double *plain = sums.data<double>(), *weighted = plain + items * buckets * s.width;
   sum_buckets(plain, weighted, nullptr);
-  for_each("bucket_summary", items * s.width, AddBefore<T>{tokens, plain, weighted, weights.data<double>(), y});
+  const Tensor before = beside_stretches<Real<T>>(tokens, items, plain, nullptr, nullptr);
+  for_each("bucket_summary", items * Stretch::count(buckets) * s.width,
+           AddBefore<T>{tokens, plain, weighted, weights.data<double>(), before ? before.data<double>() : nullptr, y});
 }
 
 template <class T>
@@ -335,8 +382,10 @@ void BucketSummary<T>::backward(Cuda, Summary kind, const SummaryShape& s, const
   Tensor flows;
   if (runs_from_start(kind)) {
     flows = workspace({items, s.buckets(), s.width}, DType::f64);
-    for_each("bucket_summary", items * s.width,
-             FlowBehind<T>{tokens, dy, weights.data<double>(), flows.data<double>()});
+    const Tensor behind = beside_stretches<Real<T>>(tokens, items, nullptr, dy, weights.data<double>());
+    for_each("bucket_summary", items * Stretch::count(s.buckets()) * s.width,
+             FlowBehind<T>{tokens, dy, weights.data<double>(), behind ? behind.data<double>() : nullptr,
+                           flows.data<double>()});
   }
   const auto launched = [&]<int N>(Width<N>) {
     launch("bucket_summary", Share<N>::blocks(s), Share<N>::kThreads, 0,

@@ -20,7 +20,8 @@ struct FeedForwardOrMemory {
   /// For the reversible chain: how many of `tokens` to go back through at once; 0: all of them.
   std::int64_t tokens_at_once(const Scope& scope, std::int64_t tokens) const {
     const auto* feed_forward = std::get_if<FeedForward>(&either);
-    return feed_forward ? feed_forward->tokens_at_once(tokens, scope.active(feed_forward->dropout)) : 0;
+    return feed_forward ? FeedForward::tokens_at_once(tokens, feed_forward->chunks, scope.active(feed_forward->dropout))
+                        : 0;
   }
   template <class See>
   void visit(See&& see) {

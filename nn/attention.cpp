@@ -65,12 +65,13 @@ Var SinkhornAttention::heads(const Scope& scope, const Var& q, const Var& kv, co
   const AttentionDropout dropout{scope.active(o.dropout), scope.split(0).rng};
   const auto attend = o.composed ? composed_attention : bucketed_attention;
   if (seen.causal) {
-    const Routing routing = causal_sort_net(scope, q, kv, o.bucket, o.local, o.n_top, o.temperature, masks.queries);
+    const Routing routing =
+        causal_sort_net(scope, q, kv, o.bucket, o.local, o.n_top, o.temperature, masks.queries, o.composed);
     return attend(q, kv, routing,
                   {cast(scope.leaf(null_keys), q.value.dtype()), cast(scope.leaf(null_values), q.value.dtype())}, seen,
                   masks, dropout);
   }
-  const SortOptions sort{seen, o.n_top, o.sortcut, o.temperature, o.sinkhorn_iterations, o.causal};
+  const SortOptions sort{seen, o.n_top, o.sortcut, o.temperature, o.sinkhorn_iterations, o.causal, o.composed};
   if (o.by_top_k || o.causal || o.local == o.heads)
     return attend(q, kv, sort_net.route(scope, q, kv, sort, masks), {}, seen, masks, dropout);
   return blended_attention(q, kv, sort_net.sorting_matrix(scope, q, kv, sort, masks), o.sortcut > 0, seen, masks,

@@ -33,13 +33,15 @@ Var FeedForward::piece(const Scope& scope, const Var& x, const Residual& residua
   return w2(scope, scope.dropout(gated ? gated_gelu(hidden) : gelu(hidden), dropout), residual);
 }
 
-// A tape keeps the inside of all pieces, so there pieces save nothing; but each draws its own dropout.
+// A tape keeps the inside of all pieces, so there pieces save nothing; but each draws its own dropout. Without a tape
+// there may be more pieces than were asked for.
 Var FeedForward::operator()(const Scope& scope, const Var& x, const Residual& residual) const {
   const Shape shape = x.shape();
   const bool draws = scope.active(dropout) > 0;
   const std::int64_t tokens = shape.product(0, shape.rank() - 1), wanted = std::max<std::int64_t>(chunks, 1);
   const std::int64_t least = draws || x.value.device() == Device::cuda ? least_piece : 1;
-  const std::int64_t step = std::max((tokens + wanted - 1) / wanted, least);
+  const std::int64_t asked = std::max((tokens + wanted - 1) / wanted, least);
+  const std::int64_t step = draws ? asked : std::min(asked, kMostAtOnce);
   if (step >= tokens || (scope.tape && !draws)) return piece(scope, x, residual);
   const Var rows = reshape(x, {tokens, shape[-1]}), onto = residual ? reshape(residual.onto, rows.shape()) : Var();
   const bool in_place = residual.in_place && !scope.tape;

@@ -93,10 +93,10 @@ struct FeedForward {
 
   /// Of `tokens`, how many a reversible chain should go back through at once: as the chunks say, but neither fewer than
   /// fill a GPU nor more than memory should be asked for. 0, all, where dropout draws for each chunk apart.
-  std::int64_t tokens_at_once(std::int64_t tokens, double active_dropout) const {
+  static std::int64_t tokens_at_once(std::int64_t tokens, std::int64_t chunks, double active_dropout) {
     if (active_dropout > 0) return 0;
     const std::int64_t wanted = std::max<std::int64_t>(chunks, 1);
-    return std::clamp((tokens + wanted - 1) / wanted, least_at_once, most_at_once);
+    return std::clamp((tokens + wanted - 1) / wanted, kLeastAtOnce, kMostAtOnce);
   }
   template <class See>
   void visit(See&& see) {
@@ -108,8 +108,8 @@ struct FeedForward {
   bool gated;
   double dropout;
   std::int64_t chunks;
-  std::int64_t least_piece = 4096;  // tokens
-  std::int64_t least_at_once = 16384, most_at_once = 32768;  // tokens
+  std::int64_t least_piece = 4096;                                          // tokens
+  static constexpr std::int64_t kLeastAtOnce = 16384, kMostAtOnce = 32768;  // tokens
 
  private:
   Var piece(const Scope& scope, const Var& x, const Residual& residual) const;

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "autograd/best_of_stream.h"
 #include "autograd/choices.h"
 
 namespace sinkhorn {
@@ -13,6 +14,19 @@ void observe(const Scope& scope, const Var& scores, const TopK& chosen) {
   scope.observe("scores", scores.value);
   scope.observe("picks", chosen.picks);
   scope.observe("weights", chosen.weights.value);
+}
+
+// What choose(picks) chooses: the picks of an earlier run, where a reversible chain replays one, else what it finds.
+template <class Choose>
+TopK chosen_once(const Scope& scope, Choose choose) {
+  TopK chosen = choose(scope.choices ? scope.choices->replayed() : Tensor());
+  if (scope.choices) scope.choices->record(chosen.picks);
+  return chosen;
+}
+
+// Whether scores are looked at one tile after the other.
+bool streams(const Scope& scope, bool is_simple, bool composed, std::int64_t n_top) {
+  return !is_simple && !composed && !scope.observer && n_top <= kMostStreamedPicks;
 }
 
 }  // namespace
@@ -50,16 +64,33 @@ Var CausalSortNet::scores(const Scope& scope, const Var& q, const Var& kv, std::
 }
 
 Routing CausalSortNet::operator()(const Scope& scope, const Var& q, const Var& kv, std::int64_t bucket,
-                                  std::int64_t local, std::int64_t n_top, double temperature,
-                                  const Tensor& mask) const {
+                                  std::int64_t local, std::int64_t n_top, double temperature, const Tensor& mask,
+                                  bool composed) const {
   const Shape s = q.shape();  // (B, T, H, d)
+  if (streams(scope, bool(linear.value), composed, n_top)) {
+    const BucketScores seen{bucket_summary(q, Summary::mean_at_first, bucket, local, 0, mask),
+                            bucket_summary(kv, Summary::sum_of_means, bucket, local, 0, mask),
+                            rotated_buckets_with_tokens(mask, bucket, q.value.device())};
+    TopK chosen =
+        chosen_once(scope, [&](const Tensor& picks) { return route_buckets(seen, n_top, temperature, picks); });
+    return {chosen.weights, chosen.picks};
+  }
   const Tensor allowed = causal_choices(s[0], s[2] - local, s[1] / bucket, bucket, n_top, mask, q.value.device());
   const Var open =
       mask_fill(scores(scope, q, kv, bucket, local, n_top, mask), allowed, -std::numeric_limits<double>::infinity());
-  TopK chosen = top_k(open, n_top, temperature, scope.choices ? scope.choices->replayed() : Tensor());
-  if (scope.choices) scope.choices->record(chosen.picks);
+  TopK chosen = chosen_once(scope, [&](const Tensor& picks) { return top_k(open, n_top, temperature, picks); });
   observe(scope, open, chosen);
   return {chosen.weights, chosen.picks};
+}
+
+Tensor rotated_buckets_with_tokens(const Tensor& given_mask, std::int64_t bucket, Device device) {
+  if (!given_mask) return {};
+  const Tensor mask = given_mask.to(device);
+  const std::int64_t batch = mask.shape()[0], length = mask.shape()[1];
+  const Var rotated = concat({slice(mask, 1, bucket - 1, length), slice(mask, 1, 0, bucket - 1)}, 1);
+  const Var both = concat({reshape(mask, {batch, 1, length}), reshape(rotated, {batch, 1, length})}, 1);
+  return buckets_with_tokens(2 * batch, length, bucket, both.value.reshape({2 * batch, length}), device)
+      .reshape({batch, 2, length / bucket});
 }
 
 Tensor buckets_with_tokens(std::int64_t batch, std::int64_t length, std::int64_t bucket, const Tensor& given_mask,
@@ -74,20 +105,27 @@ Tensor buckets_with_tokens(std::int64_t batch, std::int64_t length, std::int64_t
   return some;
 }
 
+BucketScores SortNet::compared(const Var& q, const Var& kv, const SortOptions& o, const AttentionMasks& masks,
+                               bool one_row) const {
+  const AttentionPattern& p = o.pattern;
+  return {
+      bucket_summary(q, o.causal_queries ? Summary::mean_at_first : Summary::mean,
+                     one_row ? std::max<std::int64_t>(q.shape()[1], 1) : p.bucket, p.local, 0, masks.queries, false),
+      bucket_summary(kv, Summary::mean, p.key_bucket, p.local, 0, masks.keys, false),
+      {},
+      false};
+}
+
 Var SortNet::scores(const Scope& scope, const Var& q, const Var& kv, const SortOptions& o, const AttentionMasks& masks,
                     bool one_row) const {
-  const AttentionPattern& p = o.pattern;
-  auto of_queries = [&](Summary kind, std::int64_t bucket) {
-    return bucket_summary(q, kind, bucket, p.local, 0, masks.queries, false);
-  };
-  auto of_keys = [&](Summary kind) { return bucket_summary(kv, kind, p.key_bucket, p.local, 0, masks.keys, false); };
   if (!linear.value) {
-    const Var queries = of_queries(o.causal_queries ? Summary::mean_at_first : Summary::mean,
-                                   one_row ? std::max<std::int64_t>(q.shape()[1], 1) : p.bucket);
-    const Var keys = of_keys(Summary::mean);
-    return scale(matmul(queries, keys, false, true), 1 / std::sqrt(double(keys.shape()[3])));
+    const BucketScores seen = compared(q, kv, o, masks, one_row);
+    return scale(matmul(seen.queries, seen.keys, false, true), 1 / std::sqrt(double(seen.keys.shape()[3])));
   }
-  const Var seen = concat({of_queries(Summary::sum, p.bucket), of_keys(Summary::sum)}, -1);
+  const AttentionPattern& p = o.pattern;
+  const Var seen = concat({bucket_summary(q, Summary::sum, p.bucket, p.local, 0, masks.queries, false),
+                           bucket_summary(kv, Summary::sum, p.key_bucket, p.local, 0, masks.keys, false)},
+                          -1);
   const Shape s = seen.shape(), table = linear.value.shape();  // (B, h, N, 2d), (1, h, 2d, M)
   if (s[2] != table[3])
     fail("sort net: ", s[2], " buckets, but the simple sort net is made for exactly ", table[3],
@@ -98,16 +136,20 @@ Var SortNet::scores(const Scope& scope, const Var& q, const Var& kv, const SortO
 Routing SortNet::route(const Scope& scope, const Var& q, const Var& kv, const SortOptions& o,
                        const AttentionMasks& masks) const {
   const bool one_row = o.sortcut > 0 && !linear.value;  // SortCut picks once, for the whole sequence
-  const Var all = scores(scope, q, kv, o, masks, one_row);
   // Without key buckets there is one pick, and it finds nothing to choose.
-  const std::int64_t batch = all.shape()[0], buckets = all.shape()[3], most = std::max<std::int64_t>(buckets, 1),
-                     shared = std::min(o.sortcut, most);
-  const Tensor open = buckets_with_tokens(batch, kv.shape()[1], o.pattern.key_bucket, masks.keys, all.value.device())
-                          .reshape({batch, 1, 1, buckets});
-  const Var choices = mask_fill(all, open, -std::numeric_limits<double>::infinity());
-  TopK chosen = top_k(choices, one_row ? shared : std::min(o.n_top, most), o.temperature,
-                      scope.choices ? scope.choices->replayed() : Tensor());
-  if (scope.choices) scope.choices->record(chosen.picks);
+  const std::int64_t batch = kv.shape()[0], buckets = kv.shape()[1] / o.pattern.key_bucket,
+                     most = std::max<std::int64_t>(buckets, 1), shared = std::min(o.sortcut, most),
+                     n = one_row ? shared : std::min(o.n_top, most);
+  const Tensor open = buckets_with_tokens(batch, kv.shape()[1], o.pattern.key_bucket, masks.keys, kv.value.device());
+  if (streams(scope, bool(linear.value), o.composed, n)) {
+    BucketScores seen = compared(q, kv, o, masks, one_row);
+    if (masks.keys) seen.open = open.reshape({batch, 1, buckets});
+    TopK chosen = chosen_once(scope, [&](const Tensor& picks) { return route_buckets(seen, n, o.temperature, picks); });
+    return {chosen.weights, chosen.picks};
+  }
+  const Var choices = mask_fill(scores(scope, q, kv, o, masks, one_row), open.reshape({batch, 1, 1, buckets}),
+                                -std::numeric_limits<double>::infinity());
+  TopK chosen = chosen_once(scope, [&](const Tensor& picks) { return top_k(choices, n, o.temperature, picks); });
   observe(scope, choices, chosen);
   if (shared == 0 || one_row) return {chosen.weights, chosen.picks};
   // The simple sort net sorts first; SortCut then cuts the list of all picks, bucket after bucket.

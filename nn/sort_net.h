@@ -5,7 +5,9 @@
 namespace sinkhorn {
 
 /// Scores the buckets a query bucket may choose, and picks the best n by the differentiable top-k. Without `linear` it
-/// is the attention sort net, which has no parameters; with it, the simple one.
+/// is the attention sort net, which has no parameters; with it, the simple one. The attention sort net looks at its
+/// scores as it makes them (route_buckets) and never holds all N x N; `composed`, or somebody who watches them, has
+/// them made as a matrix, with the same picks.
 struct CausalSortNet {
   /// Simple: a table (1, h, 2d, max_buckets + n) drawn from N(0, 1).
   static CausalSortNet simple(std::int64_t heads, std::int64_t width, std::int64_t max_buckets, std::int64_t n_top,
@@ -17,7 +19,7 @@ struct CausalSortNet {
   /// + j key bucket j; a query bucket u may choose any null and the buckets before u that hold a real token. The
   /// sequence of the second half of the heads is rotated left by bucket - 1. `mask` (B, T) bool: true = real.
   Routing operator()(const Scope& scope, const Var& q, const Var& kv, std::int64_t bucket, std::int64_t local,
-                     std::int64_t n_top, double temperature, const Tensor& mask) const;
+                     std::int64_t n_top, double temperature, const Tensor& mask, bool composed = false) const;
 
   template <class See>
   void visit(See&& see) {
@@ -38,8 +40,9 @@ struct SortOptions {
   std::int64_t sortcut = 0;  // buckets that all query buckets share; 0: each has its own
   double temperature = 1;
   std::int64_t iterations = 1;  // of Sinkhorn normalisation
-  bool causal_queries =
-      false;  // cross-attention of a causal decoder: a query bucket is known by its first token's past
+  // Cross-attention of a causal decoder: a query bucket is known by its first token's past.
+  bool causal_queries = false;
+  bool composed = false;  // scores as a matrix, see CausalSortNet
 };
 
 /// The sort net of non-causal self-attention and of all cross-attention. Every key bucket with a real token is open to
@@ -68,6 +71,9 @@ struct SortNet {
   Parameter linear = {};
 
  private:
+  /// What the attention sort net compares.
+  BucketScores compared(const Var& q, const Var& kv, const SortOptions& options, const AttentionMasks& masks,
+                        bool one_row) const;
   Var scores(const Scope& scope, const Var& q, const Var& kv, const SortOptions& options, const AttentionMasks& masks,
              bool one_row) const;
 };
@@ -75,6 +81,10 @@ struct SortNet {
 /// What causality and padding leave to choose: bool (B, h, N, n + N), true = may be chosen.
 Tensor causal_choices(std::int64_t batch, std::int64_t heads, std::int64_t buckets, std::int64_t bucket,
                       std::int64_t n_top, const Tensor& mask, Device device = Device::cpu);
+
+/// Key buckets that hold a real token, for the heads before and from h / 2 on, which see the sequence rotated left by
+/// bucket - 1: bool (B, 2, N), of `mask` (B, T); empty without a mask.
+Tensor rotated_buckets_with_tokens(const Tensor& mask, std::int64_t bucket, Device device = Device::cpu);
 
 /// Key buckets that hold a real token: bool (B, M), of `mask` (B, S). Without a mask all of them do.
 Tensor buckets_with_tokens(std::int64_t batch, std::int64_t length, std::int64_t bucket, const Tensor& mask,

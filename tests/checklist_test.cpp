@@ -55,7 +55,8 @@ const std::vector<Row> rows = {
     {24, "combinations that make no sense are refused", "ModelConfig.RefusedCombinationsSayWhy"},
     {25, "running means over long sequences", "CumulativeMean.StaysExactOverALongSequence"},
     {26, "causal attention sort net",
-     "CausalChoices.AreNullsAndEarlierBucketsWithARealToken BucketSummary.EqualsTheComposedForm"},
+     "CausalChoices.AreNullsAndEarlierBucketsWithARealToken BucketSummary.EqualsTheComposedForm "
+     "RouteBuckets.PicksWhatTheMatrixOfScoresPicks RouteBuckets.HasTheGradientsOfTheMatrixOfScores"},
     {27, "causal simple sort net, short sequences", "Parity.AgreesOnEveryFixture Prefix.P2HasTheLogitsOfTheWhole"},
     {28, "null keys and values of each head",
      "ModuleGradients.CausalSelfAttentionWithBothSortNets BucketedAttention.NamesTheExtentsThatDoNotFit"},

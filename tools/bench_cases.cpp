@@ -121,7 +121,7 @@ std::vector<BenchCase> all_cases() {
   for (const std::int64_t length : {1024, 2048})
     trains("E-T" + std::to_string(length), "enwik8 model, 65,536 tokens a step", enwik8_model(length), 65536 / length,
            length);
-  for (const std::int64_t length : {8192, 65536, 204800, 409600, 819200})
+  for (const std::int64_t length : {8192, 65536, 204800, 409600, 819200, 1638400, 4194304})
     trains("E-T" + std::to_string(length), "enwik8 model, one long row", enwik8_model(length), 1, length);
   generates("generation-512", "enwik8 model, one stream behind 512 characters", enwik8_model(8192), 512, Device::cuda);
   generates("generation-8000", "the same behind 8,000", enwik8_model(8192), 8000, Device::cuda);

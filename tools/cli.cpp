@@ -87,6 +87,8 @@ void add_train(CLI::App& app, Command& command) {
   sub->add_option("--config", options->config_path, "TOML file with tables [model] and [train]")->type_name("FILE");
   sub->add_flag("--print-config", options->print_config, "print every setting with its origin, as TOML, and stop");
   sub->add_flag("--print-options", options->print_options, "print the table of all options and stop");
+  sub->add_flag("--memory", options->memory,
+                "print what a step holds, tensor by tensor, before the run, and the measured peak behind it");
   Settings defaults;
   flags->add(*sub, defaults.train_fields(), "Training");
   flags->add(*sub, defaults.model_fields(), "Model");
@@ -99,6 +101,8 @@ void add_train(CLI::App& app, Command& command) {
               "  sinkhorn train --data book.txt --out runs/book --steps 2000\n"
               "  sinkhorn train --out runs/book --resume\n"
               "  sinkhorn train --task sort --task-length 16\n"
+              "  sinkhorn train --preset long-204k --memory\n"
+              "  sinkhorn train --preset long-204k --seq-len 4096 --device cpu --steps 2\n"
               "  sinkhorn train --preset shakespeare --dim 256 --print-config > my.toml\n"
               "  sinkhorn train --config my.toml --learning-rate 5e-4");
   sub->callback([options, flags, &command] {

@@ -198,6 +198,35 @@ eval_every = 1000
 eval_batches = 20
 checkpoint_every = 1000
 )"},
+      // As deep and wide as the published example for 204,800 characters. Shorter rows (--seq-len) fit into less.
+      {"long-204k", "204,800 characters of context in about 5 GiB, on one GPU", R"(
+[model]
+causal = true
+num_tokens = 256
+dim = 512
+depth = 8
+heads = 8
+bucket_size = 128
+emb_dim = 128
+n_local_attn_heads = 4
+n_top_buckets = 2
+reversible = true
+ff_chunks = 2
+[train]
+vocabulary = "byte"
+precision = "bf16"
+steps = 300
+batch_size = 1
+seq_len = 204800
+learning_rate = 1e-3
+min_learning_rate = 1e-4
+warmup_steps = 30
+embedding_init_std = 0.02
+eval_every = 50
+eval_batches = 1
+checkpoint_every = 100
+log_every = 10
+)"},
       task_preset("copy", "task: say a sequence again", "bucket_size = 8\n",
                   "task_length = 16\nsteps = 1500\nlearning_rate = 2e-3\nembedding_init_std = 1.0\n"),
       task_preset("duplicate", "task: say a sequence twice", "bucket_size = 8\n",

@@ -11,12 +11,14 @@
 #include <optional>
 
 #include "autograd/parallel.h"
+#include "autograd/pool.h"
 #include "models/run_folder.h"
 #include "notebooks/kit/drawing.h"
 #include "tools/checkpoint.h"
 #include "tools/device.h"
 #include "tools/hint.h"
 #include "tools/interrupt.h"
+#include "tools/memory_budget.h"
 #include "tools/progress.h"
 #include "tools/resume.h"
 #include "tools/run_log.h"
@@ -35,7 +37,8 @@ double milliseconds_since(Clock::time_point start) {
 
 class Run {
  public:
-  Run(Settings settings, ChosenDevice device) : settings_(std::move(settings)), device_(std::move(device)) {}
+  Run(Settings settings, ChosenDevice device, bool shows_memory)
+      : settings_(std::move(settings)), device_(std::move(device)), shows_memory_(shows_memory) {}
 
   int go() {
     if (settings_.train.resume) {
@@ -163,6 +166,7 @@ class Run {
 
     const std::int64_t left = train.steps - trainer_->steps_done();
     if (left <= 0) return;
+    if (shows_memory_) show_budget();
     const Trainer::Cost cost = trainer_->measure(data_->training_batch(trainer_->steps_done() + 1, 0));
     // An evaluation is a forward pass alone, a third of a step's work.
     const std::int64_t evaluations = left / train.eval_every + 1;
@@ -172,6 +176,23 @@ class Run {
     line("time", fmt::format("about {} for {} steps of {} tokens", duration(seconds), grouped(left),
                              grouped(tokens_per_step())));
     std::cout << std::endl;
+  }
+
+  void show_budget() {
+    budget_ = memory_budget(settings_.model, settings_.train, device_.device, trainer_->parameters().count());
+    std::cout << (budget_ ? to_table(*budget_)
+                          : std::string("memory   not counted ahead for this kind of model (reversible language models "
+                                        "are); measured behind the run\n"))
+              << std::flush;
+  }
+
+  /// What this process did: steps, time with evaluations and checkpoints, and the most that it held at once.
+  void show_cost(std::int64_t steps, double seconds) const {
+    const std::string counted = budget_ ? fmt::format(" ({} counted ahead)", in_units(budget_->peak().bytes())) : "";
+    std::cout << fmt::format("cost     {} for {} step{} of {} tokens, {} tokens/s in all; {} at the fullest moment{}\n",
+                             duration(seconds), grouped(steps), steps == 1 ? "" : "s", grouped(tokens_per_step()),
+                             grouped(std::int64_t(double(steps * tokens_per_step()) / seconds)),
+                             in_units(Pool::of(device_.device).stats().peak), counted);
   }
 
   bool has_reached_target() const {
@@ -193,6 +214,9 @@ class Run {
   /// At least one step. False if the user interrupted it; the state is saved then.
   bool loop() {
     Progress progress(std::cout, drawing::terminal_columns(), settings_.train.log_every, trainer_->steps_done());
+    const std::int64_t done = trainer_->steps_done();
+    const auto start = Clock::now();
+    Pool::of(device_.device).reset_peak();
     try {
       do step(progress);
       while (!is_complete() && !interrupted());
@@ -207,6 +231,7 @@ class Run {
       throw;
     }
     progress.clear();
+    show_cost(trainer_->steps_done() - done, milliseconds_since(start) / 1000);
     return is_complete();
   }
 
@@ -323,7 +348,8 @@ class Run {
   RunRecord record_;  // the best result so far; the rest is filled in when it is saved
   std::vector<CompressedSize> compressed_;
   std::string last_saved_;
-  bool warned_ = false;
+  bool warned_ = false, shows_memory_;
+  std::optional<MemoryBudget> budget_;
 };
 
 }  // namespace
@@ -346,7 +372,7 @@ int train(const TrainOptions& options) {
   }
   const ChosenDevice device = choose_device(settings.train.device);
   if (settings.train.threads > 0) set_threads(int(settings.train.threads));
-  return Run(settings, device).go();
+  return Run(settings, device, options.memory).go();
 }
 
 }  // namespace sinkhorn

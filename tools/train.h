@@ -9,6 +9,7 @@ struct TrainOptions {
   Flags flags;
   bool print_config = false;   // print the settings as TOML, each with its origin, and stop
   bool print_options = false;  // print the table of all options and stop
+  bool memory = false;  // print what a step holds, tensor by tensor, before the run, and what was measured behind it
 };
 
 /// Trains, or goes on training, in a run's folder; prints a sample, and last the next command to type. Returns the exit

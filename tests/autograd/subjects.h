@@ -59,6 +59,11 @@ inline std::vector<Subject> subjects() {
       {"gather_buckets",
        {{3, 20, 50, 90}, {3, 40, 2}},
        [=](auto x) { return gather_buckets(x[0], x[1], on(picks, x[0])); }},
+      {"route_buckets",
+       {{2, 3, 150, 70}, {2, 3, 150, 70}},
+       [](auto x) {
+         return route_buckets({x[0], x[1]}, 3, 0.75).weights;
+       }},
       {"sorting_matrix", {{3, 40, 2}}, [=](auto x) { return sorting_matrix(x[0], on(picks, x[0]), 500); }},
       {"sinkhorn", {{300, 7, 65}}, [=](auto x) { return sinkhorn(x[0], on(allowed.slice(0, 300), x[0]), 3); }},
       {"maps", {{3000, 65}}, [](auto x) { return gelu(tanh(x[0]) * sigmoid(x[0])); }},

@@ -132,6 +132,16 @@ TEST_P(PacksOnDevice, SummariesOfEveryWidthAgreeWithTheCpu) {
                });
 }
 
+// More buckets than one stretch of a column has, and not a multiple.
+TEST_P(PacksOnDevice, SummariesOfManyBucketsAgreeWithTheCpu) {
+  const Tensor mask = Draw(Rng(3)).mask({2, 600});
+  for (const Summary kind : {Summary::mean_at_first, Summary::sum_of_means})
+    for (const bool masked : {false, true})
+      agrees("summary " + std::to_string(int(kind)), GetParam(), drawn({{2, 600, 2, 3}}), [=](auto x) {
+        return bucket_summary(x[0], kind, 2, 0, 0, masked ? mask.to(x[0].value.device()) : Tensor());
+      });
+}
+
 TEST_P(PacksOnDevice, GradientsAreAddedWhereverTheyBegin) {
   for (const std::int64_t offset : {0, 3}) {
     const Tensor into = shifted(drawn(1, {1003}), offset), term = drawn(2, {1003});

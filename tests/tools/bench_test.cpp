@@ -208,8 +208,9 @@ TEST(BenchCases, AreNamedOnceAndValid) {
     }
   }
   for (const char* name :
-       {"E-B4", "E-B16", "E-B16-kept", "E-B4-f32", "E-B4-tf32", "R", "R-kept", "E-T1024", "E-T2048", "E-T8192",
-        "E-T65536", "E-T204800", "E-T409600", "E-T819200", "generation-512", "generation-8000", "readme-full", "cpu"})
+       {"E-B4",       "E-B16",      "E-B16-kept",     "E-B4-f32",        "E-B4-tf32",   "R",         "R-kept",
+        "E-T1024",    "E-T2048",    "E-T8192",        "E-T65536",        "E-T204800",   "E-T409600", "E-T819200",
+        "E-T1638400", "E-T4194304", "generation-512", "generation-8000", "readme-full", "cpu"})
     EXPECT_TRUE(names.contains(name)) << name;
 }
 
