@@ -9,15 +9,13 @@ namespace {
 constexpr std::uint32_t kDataStream = 0xDA7A;  // apart from the model's streams, whose tags are small
 
 template <class Place>
-Windows cut(const std::vector<std::int32_t>& text, std::int64_t batch, std::int64_t seq_len, Place place) {
+Windows cut(const Tokens& text, std::int64_t batch, std::int64_t seq_len, Place place) {
   Windows windows{batch, seq_len + 1, {}};
-  const std::int64_t places = std::int64_t(text.size()) - seq_len;
+  const std::int64_t places = text.size() - seq_len;
   if (places < 1) fail("batches: a text of ", text.size(), " tokens has no window of ", seq_len + 1);
-  windows.tokens.reserve(std::size_t(batch * windows.columns));
-  for (std::int64_t row = 0; row < batch; ++row) {
-    const auto begin = text.begin() + place(row, places);
-    windows.tokens.insert(windows.tokens.end(), begin, begin + windows.columns);
-  }
+  windows.tokens.resize(std::size_t(batch * windows.columns));
+  for (std::int64_t row = 0; row < batch; ++row)
+    text.copy(place(row, places), windows.columns, windows.tokens.data() + row * windows.columns);
   return windows;
 }
 
@@ -33,8 +31,8 @@ std::vector<std::int32_t> Windows::part(std::int64_t first) const {
   return result;
 }
 
-Windows training_windows(const std::vector<std::int32_t>& text, std::int64_t batch, std::int64_t seq_len,
-                         std::uint64_t seed, std::int64_t step, std::int64_t micro_step) {
+Windows training_windows(const Tokens& text, std::int64_t batch, std::int64_t seq_len, std::uint64_t seed,
+                         std::int64_t step, std::int64_t micro_step) {
   const RandomBits random{Rng(seed).split(kDataStream).split(std::uint32_t(micro_step)).key(), std::uint32_t(step)};
   return cut(text, batch, seq_len, [&](std::int64_t row, std::int64_t places) {
     const std::uint64_t word =
@@ -43,8 +41,8 @@ Windows training_windows(const std::vector<std::int32_t>& text, std::int64_t bat
   });
 }
 
-Windows validation_windows(const std::vector<std::int32_t>& text, std::int64_t batch, std::int64_t seq_len,
-                           std::int64_t index, std::int64_t count) {
+Windows validation_windows(const Tokens& text, std::int64_t batch, std::int64_t seq_len, std::int64_t index,
+                           std::int64_t count) {
   return cut(text, batch, seq_len, [&](std::int64_t row, std::int64_t places) {
     const std::int64_t which = index * batch + row, all = count * batch;
     return all > 1 ? (places - 1) * which / (all - 1) : 0;

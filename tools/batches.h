@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "tools/tokens.h"
+
 namespace sinkhorn {
 
 /// Rows of tokens, row-major (rows, columns): inputs are columns 0 .. columns-2, targets columns 1 .. columns-1.
@@ -19,10 +21,10 @@ struct Windows {
 
 /// `batch` windows of seq_len + 1 tokens at uniformly drawn places, for one of the batches accumulated in a step.
 /// Throws Error if the text is shorter than a window.
-Windows training_windows(const std::vector<std::int32_t>& text, std::int64_t batch, std::int64_t seq_len,
-                         std::uint64_t seed, std::int64_t step, std::int64_t micro_step);
+Windows training_windows(const Tokens& text, std::int64_t batch, std::int64_t seq_len, std::uint64_t seed,
+                         std::int64_t step, std::int64_t micro_step);
 /// Batch `index` of `count`: windows at evenly spaced places, the same at every evaluation.
-Windows validation_windows(const std::vector<std::int32_t>& text, std::int64_t batch, std::int64_t seq_len,
-                           std::int64_t index, std::int64_t count);
+Windows validation_windows(const Tokens& text, std::int64_t batch, std::int64_t seq_len, std::int64_t index,
+                           std::int64_t count);
 
 }  // namespace sinkhorn

@@ -124,41 +124,40 @@ std::string made_up_sentences(std::size_t bytes, std::uint64_t seed) {
   return text;
 }
 
-std::string Corpus::fingerprint() const { return fmt::format("{} bytes, {:016x}", text.size(), xxh64(text)); }
+std::string Corpus::fingerprint() const {
+  return fmt::format("{} bytes, {:016x}", text.view().size(), xxh64(text.view()));
+}
 
 Corpus load_corpus(const std::string& path) {
   if (!path.empty()) {
-    Corpus corpus{read_file(path, "data"), path == "-" ? "standard input" : path, ""};
-    if (corpus.text.empty()) fail<DataError>("data: ", corpus.name, " is empty; give a text to learn from");
+    Corpus corpus{TextBytes::of_file(path, "data"), path == "-" ? "standard input" : path, ""};
+    if (corpus.text.view().empty()) fail<DataError>("data: ", corpus.name, " is empty; give a text to learn from");
     return corpus;
   }
   const char* named = std::getenv("SINKHORN_JARGON");
   const std::string jargon = named && *named ? named : "/usr/share/doc/jargon-text/jargon.txt.gz";
   std::string reason;
   try {
-    Corpus corpus{clean_jargon(read_file(jargon, "the Jargon File")), "the Jargon File (" + jargon + ")", ""};
-    if (corpus.text.size() > 100000) return corpus;
+    Corpus corpus{TextBytes(clean_jargon(read_file(jargon, "the Jargon File"))), "the Jargon File (" + jargon + ")",
+                  ""};
+    if (corpus.text.view().size() > 100000) return corpus;
     reason = "the Jargon File: " + jargon + " does not hold it";
   } catch (const DataError& error) {
     reason = error.what();
   }
-  return {made_up_sentences(1 << 20, 1), "made-up sentences",
+  return {TextBytes(made_up_sentences(1 << 20, 1)), "made-up sentences",
           reason + "; training on made-up sentences instead (install the package jargon-text, or give --data FILE)"};
 }
 
-Split split_tokens(std::vector<std::int32_t> tokens, std::int64_t seq_len, const std::string& name) {
-  const std::int64_t count = std::int64_t(tokens.size()), window = seq_len + 1;
+Split split_tokens(const Tokens& tokens, std::int64_t seq_len, const std::string& name) {
+  const std::int64_t count = tokens.size(), window = seq_len + 1;
   if (count < 2 * window)
     fail<DataError>("data: ", name, " has ", count, " tokens, but sequences of ", seq_len, " need at least ",
                     2 * window,
                     " (one to train on, one to validate, each with its next token); lower --seq-len or give more text");
   // The last tenth, or one sequence if a tenth is shorter.
   const std::int64_t cut = std::min(count - count / 10, count - window);
-  Split split;
-  split.validation.assign(tokens.begin() + cut, tokens.end());
-  tokens.resize(std::size_t(cut));
-  split.train = std::move(tokens);
-  return split;
+  return {tokens.slice(0, cut), tokens.slice(cut, count)};
 }
 
 }  // namespace sinkhorn

@@ -2,21 +2,22 @@
 #pragma once
 #include <cstdint>
 #include <string>
-#include <vector>
+
+#include "tools/tokens.h"
 
 namespace sinkhorn {
 
 struct Corpus {
-  std::string text;
+  TextBytes text;
   std::string name;  // for people: the path, or which default it is
   std::string note;  // why this is not what was asked for, if so
   /// Names the content, so that a resumed run can tell that its data changed.
   std::string fingerprint() const;
 };
 
-/// Reads `path` (plain, gzip, or "-"); empty: the default text, from the file that SINKHORN_JARGON names or from
-/// Debian's jargon-text package, else made-up sentences, with the reason in `note`. Throws DataError for an empty or
-/// unreadable file.
+/// Opens `path` (plain, which is mapped; gzip; or "-"); empty: the default text, from the file that SINKHORN_JARGON
+/// names or from Debian's jargon-text package, else made-up sentences, with the reason in `note`. Throws DataError for
+/// an empty or unreadable file.
 Corpus load_corpus(const std::string& path);
 
 /// Prose of the Jargon File: its lists of headwords and tables left out, ASCII throughout, without indents.
@@ -27,8 +28,8 @@ std::string made_up_sentences(std::size_t bytes, std::uint64_t seed);
 /// Tokens for training (the first 90 %) and for validation (the rest). Throws DataError, naming both numbers, if either
 /// part is shorter than one sequence and its next token.
 struct Split {
-  std::vector<std::int32_t> train, validation;
+  Tokens train, validation;
 };
-Split split_tokens(std::vector<std::int32_t> tokens, std::int64_t seq_len, const std::string& name);
+Split split_tokens(const Tokens& tokens, std::int64_t seq_len, const std::string& name);
 
 }  // namespace sinkhorn

@@ -14,39 +14,41 @@ double Dataset::bits_per_character(double nats_per_token) const {
 }
 
 std::vector<CompressedSize> Dataset::compressed() const {
-  std::vector<CompressedSize> sizes = compressed_sizes(validation_text);
-  for (auto& size : sizes) size.bits /= double(validation_characters);
+  const std::string_view part = validation_text.substr(0, 16 << 20);
+  std::vector<CompressedSize> sizes = compressed_sizes(part);
+  for (auto& size : sizes) size.bits /= double(characters_in(part));
   return sizes;
 }
 
 void Dataset::use_whole_text() {
-  split.validation.insert(split.validation.begin(), split.train.begin(), split.train.end());
-  std::string text;
-  for (const std::int32_t token : split.train) text += tokenizer.piece(token);
-  validation_text.insert(0, text);
+  split.validation = tokens;
+  validation_text = tokens.bytes();
   validation_characters = characters;
+}
+
+// Every character begins with one byte that does not continue another.
+std::int64_t Dataset::characters_in(std::string_view text) const {
+  const auto begins = [&](char c) { return !is_utf8 || (static_cast<unsigned char>(c) & 0xC0) != 0x80; };
+  return std::max<std::int64_t>(1, std::count_if(text.begin(), text.end(), begins));
 }
 
 Dataset load_dataset(const std::string& path, const std::string& vocabulary, std::int64_t seq_len,
                      const std::optional<Tokenizer>& known) {
   const Corpus corpus = load_corpus(path);
-  Dataset data{.name = corpus.name,
-               .note = corpus.note,
-               .fingerprint = corpus.fingerprint(),
-               .bytes = std::int64_t(corpus.text.size()),
-               .tokenizer = known                  ? *known
-                            : vocabulary == "byte" ? Tokenizer::bytes()
-                                                   : Tokenizer::characters(corpus.text, "data: " + corpus.name),
-               .split = {},
-               .validation_text = {}};
-  data.split = split_tokens(data.tokenizer.encode(corpus.text, "data: " + corpus.name), seq_len, corpus.name);
-  for (const std::int32_t token : data.split.validation) data.validation_text += data.tokenizer.piece(token);
-  // Every character begins with one byte that does not continue another.
-  const bool is_text = !first_invalid_byte(corpus.text);
-  const auto begins = [&](char c) { return !is_text || (static_cast<unsigned char>(c) & 0xC0) != 0x80; };
-  data.characters = std::count_if(corpus.text.begin(), corpus.text.end(), begins);
-  data.validation_characters =
-      std::max<std::int64_t>(1, std::count_if(data.validation_text.begin(), data.validation_text.end(), begins));
+  const std::string_view text = corpus.text.view();
+  const std::string where = "data: " + corpus.name;
+  Dataset data;
+  data.name = corpus.name;
+  data.note = corpus.note;
+  data.fingerprint = corpus.fingerprint();
+  data.bytes = std::int64_t(text.size());
+  data.tokenizer = known ? *known : vocabulary == "byte" ? Tokenizer::bytes() : Tokenizer::characters(text, where);
+  data.tokens = Tokens(corpus.text, data.tokenizer, where);
+  data.split = split_tokens(data.tokens, seq_len, corpus.name);
+  data.validation_text = data.split.validation.bytes();
+  data.is_utf8 = !first_invalid_byte(text);
+  data.characters = data.characters_in(text);
+  data.validation_characters = data.characters_in(data.validation_text);
   return data;
 }
 

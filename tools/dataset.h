@@ -13,17 +13,24 @@ struct Dataset {
   std::string fingerprint;  // of the whole text
   std::int64_t bytes = 0, characters = 0;
   Tokenizer tokenizer;
+  Tokens tokens;  // all of them
   Split split;
 
   /// From nats per token of the validation text. A text that is not UTF-8 has as many characters as bytes.
   double bits_per_character(double nats_per_token) const;
   /// Makes the validation part the whole text.
   void use_whole_text();
-  /// What compressors need for the validation text, in bits per character.
+  /// What compressors need for the validation text, in bits per character; of a long one, for its first 16 MiB, since
+  /// they take a second for each one or two.
   std::vector<CompressedSize> compressed() const;
 
-  std::string validation_text;
+  std::string_view validation_text;
   std::int64_t validation_characters = 0;
+  bool is_utf8 = true;
+
+ private:
+  friend Dataset load_dataset(const std::string&, const std::string&, std::int64_t, const std::optional<Tokenizer>&);
+  std::int64_t characters_in(std::string_view text) const;
 };
 
 /// Reads `path` (empty: the default text). The tokenizer is `known`, or made from the text: `vocabulary` is char or

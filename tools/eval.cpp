@@ -25,18 +25,15 @@ Fields fields(EvalOptions& o) {
   };
 }
 
-double loss_over(const SinkhornTransformerLM& model, const std::vector<std::int32_t>& tokens, std::int64_t seq_len,
+double loss_over(const SinkhornTransformerLM& model, const Tokens& tokens, std::int64_t seq_len,
                  std::int64_t batch_size) {
   // Neighbouring windows share the token that ends one and begins the next: every token is predicted once.
-  std::vector<std::vector<std::int32_t>> windows;
-  for (std::size_t at = 0; at + 1 < tokens.size(); at += std::size_t(seq_len))
-    windows.emplace_back(tokens.begin() + std::ptrdiff_t(at),
-                         tokens.begin() + std::ptrdiff_t(std::min(at + std::size_t(seq_len) + 1, tokens.size())));
   double sum = 0;
-  for (std::size_t at = 0; at < windows.size(); at += std::size_t(batch_size)) {
-    const auto end = std::min(at + std::size_t(batch_size), windows.size());
-    const MaskedIds batch =
-        from_sequences({windows.begin() + std::ptrdiff_t(at), windows.begin() + std::ptrdiff_t(end)});
+  for (std::int64_t at = 0; at + 1 < tokens.size();) {
+    std::vector<std::vector<std::int32_t>> windows;
+    for (; std::int64_t(windows.size()) < batch_size && at + 1 < tokens.size(); at += seq_len)
+      windows.push_back(tokens.slice(at, std::min(at + seq_len + 1, tokens.size())).to_vector());
+    const MaskedIds batch = from_sequences(windows);
     const LanguageModelLoss part =
         autoregressive_loss(model, Scope{}, batch.ids.to(model.device()), batch.mask.to(model.device()));
     sum += part.loss.value.item() * double(part.counted);
@@ -88,7 +85,7 @@ int evaluate_checkpoint(const EvalOptions& options, std::ostream& out) {
       loss_over(trained.model->language_model(), data.split.validation, record.train.seq_len, options.batch_size);
   const std::string others = to_text(data.compressed());
   out << fmt::format("checkpoint  {}, step {}\n", trained.path, grouped(record.step))
-      << fmt::format("data        {}: {} tokens, {}\n", data.name, grouped(std::int64_t(data.split.validation.size())),
+      << fmt::format("data        {}: {} tokens, {}\n", data.name, grouped(data.split.validation.size()),
                      options.whole                                 ? "the whole text"
                      : data.fingerprint == record.data_fingerprint ? "the validation part"
                                                                    : "the last tenth");

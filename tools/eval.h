@@ -26,7 +26,7 @@ int evaluate_checkpoint(const EvalOptions& options, std::ostream& out);
 
 /// Mean loss in nats of all tokens but the first: windows of `seq_len`, one after another, each predicted from its own
 /// tokens alone.
-double loss_over(const SinkhornTransformerLM& model, const std::vector<std::int32_t>& tokens, std::int64_t seq_len,
+double loss_over(const SinkhornTransformerLM& model, const Tokens& tokens, std::int64_t seq_len,
                  std::int64_t batch_size);
 
 }  // namespace sinkhorn

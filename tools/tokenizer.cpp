@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "autograd/error.h"
 #include "tools/utf8.h"
@@ -20,7 +19,7 @@ void for_each_code_point(std::string_view text, const std::string& where, See se
   for (std::size_t at = 0; at < text.size();) {
     const CodePoint c = first_code_point(text.substr(at));
     if (c.length == 0) refuse_bytes(where, at);
-    see(c.value);
+    see(c.value, at);
     at += std::size_t(c.length);
   }
 }
@@ -30,17 +29,18 @@ void for_each_code_point(std::string_view text, const std::string& where, See se
 Tokenizer Tokenizer::bytes() { return {}; }
 
 Tokenizer Tokenizer::characters(std::string_view text, const std::string& where) {
-  std::set<char32_t> distinct;
-  for_each_code_point(text, where, [&](char32_t c) { distinct.insert(c); });
+  std::vector<bool> seen(0x110000);
+  for_each_code_point(text, where, [&](char32_t c, std::size_t) { seen[c] = true; });
   std::string in_order;
-  for (const char32_t c : distinct) append_utf8(in_order, c);
+  for (char32_t c = 0; c < seen.size(); ++c)
+    if (seen[c]) append_utf8(in_order, c);
   return symbols(in_order, where);
 }
 
 Tokenizer Tokenizer::symbols(std::string_view text, const std::string& where) {
   Tokenizer tokenizer;
   tokenizer.bytes_ = false;
-  for_each_code_point(text, where, [&](char32_t c) {
+  for_each_code_point(text, where, [&](char32_t c, std::size_t) {
     const auto [first, added] = tokenizer.tokens_.emplace(c, std::int32_t(tokenizer.characters_.size()));
     if (!added)
       fail<DataError>(where, ": the character ", describe_code_point(c), " stands at places ", first->second, " and ",
@@ -76,14 +76,30 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text, const std::st
     for (const char byte : text) ids.push_back(static_cast<unsigned char>(byte));
     return ids;
   }
-  for_each_code_point(text, where, [&](char32_t c) {
-    const auto found = tokens_.find(c);
-    if (found == tokens_.end())
-      fail<DataError>(where, ": the character ", describe_code_point(c), " is not in the vocabulary of ", size(),
-                      " characters; use only characters of the training text, or train with --vocabulary byte");
-    ids.push_back(found->second);
-  });
+  for_each_code_point(text, where, [&](char32_t c, std::size_t) { ids.push_back(token_of(c, where)); });
   return ids;
+}
+
+std::int64_t Tokenizer::walk(std::string_view text, const std::string& where,
+                             const std::function<void(std::int64_t place, std::size_t offset)>& see) const {
+  std::int64_t place = 0;
+  if (bytes_) {
+    for (; place < std::int64_t(text.size()); ++place) see(place, std::size_t(place));
+    return place;
+  }
+  for_each_code_point(text, where, [&](char32_t c, std::size_t offset) {
+    token_of(c, where);
+    see(place++, offset);
+  });
+  return place;
+}
+
+std::int32_t Tokenizer::token_of(char32_t character, const std::string& where) const {
+  const auto found = tokens_.find(character);
+  if (found == tokens_.end())
+    fail<DataError>(where, ": the character ", describe_code_point(character), " is not in the vocabulary of ", size(),
+                    " characters; use only characters of the training text, or train with --vocabulary byte");
+  return found->second;
 }
 
 std::string Tokenizer::piece(std::int32_t token) const {

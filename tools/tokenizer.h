@@ -1,6 +1,7 @@
 // Text to tokens and back: one token per Unicode code point, or one per byte.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -28,6 +29,10 @@ class Tokenizer {
   /// Throws DataError, beginning with `where`, naming the first character that has no token, or the first byte that is
   /// not UTF-8.
   std::vector<std::int32_t> encode(std::string_view text, const std::string& where) const;
+  /// Goes over a text as `encode` does, with its errors, but keeps nothing: calls see(place, offset) for the place of
+  /// every token and the offset of its first byte. Returns how many there are.
+  std::int64_t walk(std::string_view text, const std::string& where,
+                    const std::function<void(std::int64_t place, std::size_t offset)>& see) const;
   /// The bytes of one token; those of a character are complete, a single byte's may be part of one.
   std::string piece(std::int32_t token) const;
   /// Valid UTF-8 for any tokens; what is no character becomes U+FFFD. Throws Error for a token out of range.
@@ -36,6 +41,9 @@ class Tokenizer {
   bool operator==(const Tokenizer& other) const { return bytes_ == other.bytes_ && characters_ == other.characters_; }
 
  private:
+  /// Throws DataError, beginning with `where`, if the character has none.
+  std::int32_t token_of(char32_t character, const std::string& where) const;
+
   bool bytes_ = true;
   std::u32string characters_;  // token -> code point
   std::unordered_map<char32_t, std::int32_t> tokens_;

@@ -14,6 +14,7 @@
 #include "autograd/pool.h"
 #include "models/run_folder.h"
 #include "notebooks/kit/drawing.h"
+#include "tools/batches_ahead.h"
 #include "tools/checkpoint.h"
 #include "tools/device.h"
 #include "tools/hint.h"
@@ -213,12 +214,15 @@ class Run {
 
   /// At least one step. False if the user interrupted it; the state is saved then.
   bool loop() {
-    Progress progress(std::cout, drawing::terminal_columns(), settings_.train.log_every, trainer_->steps_done());
+    const TrainConfig& train = settings_.train;
     const std::int64_t done = trainer_->steps_done();
+    Progress progress(std::cout, drawing::terminal_columns(), train.log_every, done);
+    BatchesAhead batches([this](std::int64_t step, std::int64_t micro) { return data_->training_batch(step, micro); },
+                         done + 1, train.steps, train.accumulate, device_.device);
     const auto start = Clock::now();
     Pool::of(device_.device).reset_peak();
     try {
-      do step(progress);
+      do step(batches, progress);
       while (!is_complete() && !interrupted());
     } catch (const NonFinite& error) {
       progress.clear();
@@ -231,15 +235,17 @@ class Run {
       throw;
     }
     progress.clear();
+    batches_waited_for_ = batches.waits();
     show_cost(trainer_->steps_done() - done, milliseconds_since(start) / 1000);
     return is_complete();
   }
 
-  void step(Progress& progress) {
+  void step(BatchesAhead& batches, Progress& progress) {
     const TrainConfig& train = settings_.train;
     const std::int64_t step = trainer_->steps_done() + 1;
     const auto start = Clock::now();
-    const StepResult result = trainer_->step([&](std::int64_t micro) { return data_->training_batch(step, micro); });
+    const StepResult result = trainer_->step([&](std::int64_t micro) { return batches.get(step, micro); });
+    batches.send();  // while the device updates the parameters
     const double milliseconds = milliseconds_since(start);
     LogEntry entry{.step = step,
                    .loss = result.loss,
@@ -330,6 +336,9 @@ class Run {
       std::cout << fmt::format("best: validation loss {:.4f}, {:.3f} bits per character, at step {}{}\n",
                                record_.best_val_loss, data_->bits_per_character(record_.best_val_loss),
                                record_.best_step, compressed_.empty() ? "" : " (" + to_text(compressed_) + ")");
+    if (batches_waited_for_ > 1 + trainer_->steps_done() / 100)
+      std::cout << fmt::format("note: waited for {} batches: the data is read more slowly than the model learns\n",
+                               grouped(batches_waited_for_));
     if (train.sample_length > 0) {
       std::cout << "\n";
       data_->show_sample(trainer_->model(), std::cout);
@@ -348,6 +357,7 @@ class Run {
   RunRecord record_;  // the best result so far; the rest is filled in when it is saved
   std::vector<CompressedSize> compressed_;
   std::string last_saved_;
+  std::int64_t batches_waited_for_ = 0;
   bool warned_ = false, shows_memory_;
   std::optional<MemoryBudget> budget_;
 };

@@ -26,10 +26,9 @@ class Text : public TrainingData {
   std::int64_t characters() const override { return data_.characters; }
   std::vector<std::pair<std::string, std::string>> banner() const override {
     std::vector<std::pair<std::string, std::string>> lines = {
-        {"data",
-         fmt::format("{}: {} characters, {} different tokens; {} tokens to train on, {} to validate", data_.name,
-                     grouped(data_.characters), data_.tokenizer.size(), grouped(std::int64_t(data_.split.train.size())),
-                     grouped(std::int64_t(data_.split.validation.size())))}};
+        {"data", fmt::format("{}: {} characters, {} different tokens; {} tokens to train on, {} to validate",
+                             data_.name, grouped(data_.characters), data_.tokenizer.size(),
+                             grouped(data_.split.train.size()), grouped(data_.split.validation.size()))}};
     if (!data_.note.empty()) lines.emplace_back("note", data_.note);
     return lines;
   }

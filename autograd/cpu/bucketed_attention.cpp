@@ -7,8 +7,7 @@
 
 #include "autograd/cpu/gemm.h"
 #include "autograd/cpu/random_words.h"
-#include "autograd/cpu/vector_math.h"
-#include "autograd/parallel.h"
+#include "autograd/cpu/reduce.h"
 
 namespace sinkhorn::kernels {
 namespace {
@@ -81,8 +80,8 @@ class Head {
       weigh_and_close(u, tile);
       for (std::int64_t i = 0; i < b_; ++i) log_sum_exp[u * b_ + i] = softmax(&tile[i * columns_]);
       drop(u, tile);
-      for (std::size_t c = 0; c < blocks_.size(); ++c)
-        accumulate(weight(c), &tile[blocks_[c].at], w_.v, null_value_, blocks_[c], &out[u * b_ * d_]);
+      for (const Block& part : stretches_)
+        accumulate(weight(part), &tile[part.at], w_.v, null_value_, part, &out[u * b_ * d_]);
     }
     store(out, to.y, s_.length, 1, 0);
     if (!to.rest) return;
@@ -118,15 +117,13 @@ class Head {
       for (std::int64_t i = 0; i < b_; ++i)
         score_gradient(&ds[i * columns_], &p[i * columns_], &dyv[i * columns_],
                        row_dot(&w_.out[(u * b_ + i) * d_], dy_u + i * d_));
-      for (std::size_t c = 0; c < blocks_.size(); ++c) {
-        const Block& block = blocks_[c];
-        const std::int64_t at = block.at;
-        if (block.choice >= 0) dw[block.choice - first_choice] += tile_dot(ds, qk, block) + tile_dot(p, dyv, block);
-        if (block.kind == Block::closed) continue;
-        const R w = weight(c);
-        accumulate(w, &ds[at], w_.k, null_key_, block, &dq[u * b_ * d_]);
-        scatter(w, &ds[at], q, block, dk, d_null_key);
-        scatter(w, &p[at], dy_u, block, dv, d_null_value);
+      for (const Block& part : stretches_) {
+        if (part.choice >= 0) dw[part.choice - first_choice] += tile_dot(ds, qk, part) + tile_dot(p, dyv, part);
+        if (part.kind == Block::closed) continue;
+        const R w = weight(part);
+        accumulate(w, &ds[part.at], w_.k, null_key_, part, &dq[u * b_ * d_]);
+        scatter(w, &ds[part.at], q, part, dk, d_null_key);
+        scatter(w, &p[part.at], dy_u, part, dv, d_null_value);
       }
     }
     for (R& x : dq) x *= scale();
@@ -138,7 +135,7 @@ class Head {
 
  private:
   R scale() const { return 1 / std::sqrt(R(d_)); }
-  R weight(std::size_t c) const { return blocks_[c].choice < 0 ? R(1) : in_.weights[blocks_[c].choice]; }
+  R weight(const Block& block) const { return block.choice < 0 ? R(1) : in_.weights[block.choice]; }
 
   // The token in a slot of this head, as an index into (B, length).
   std::int64_t token(std::int64_t slot, std::int64_t length) const {
@@ -185,15 +182,27 @@ class Head {
       if (pattern_.own) blocks_.push_back({Block::own, u * b_, b_, -1});
     }
     std::int64_t at = 0;
+    stretches_.clear();
     for (Block& block : blocks_) {
       block.at = at;
       at += block.width;
+      if (!stretches_.empty() && follows(stretches_.back(), block))
+        stretches_.back().width += block.width;
+      else
+        stretches_.push_back(block);
     }
+  }
+  // Whether the keys of both are one matrix, of weight 1.
+  static bool follows(const Block& block, const Block& next) {
+    const auto is_plain = [](const Block& b) {
+      return b.choice < 0 && (b.kind == Block::keys || b.kind == Block::own);
+    };
+    return is_plain(block) && is_plain(next) && block.begin + block.width == next.begin;
   }
 
   // tile = rows (bucket, d) times the transposed keys of every block; 0 in closed blocks.
   void products(const R* rows, const Rows& keys, const Rows& null_key, Rows& tile) const {
-    for (const Block& block : blocks_) {
+    for (const Block& block : stretches_) {
       R* columns = &tile[block.at];
       if (block.kind == Block::keys || block.kind == Block::own) {
         cpu::gemm_serial<R>(false, true, b_, block.width, d_, R(1), rows, d_, &keys[block.begin * d_], d_, R(0),
@@ -201,9 +210,7 @@ class Head {
         continue;
       }
       for (std::int64_t i = 0; i < b_; ++i) {
-        R product = 0;
-        if (block.kind == Block::null)
-          for (std::int64_t e = 0; e < d_; ++e) product += rows[i * d_ + e] * null_key[e];
+        const R product = block.kind == Block::null ? row_dot(rows + i * d_, null_key.data()) : R(0);
         std::fill_n(columns + i * columns_, block.width, product);
       }
     }
@@ -216,8 +223,7 @@ class Head {
     const bool wraps = shift_ > 0 && u == s_.buckets() - 1;
     for (std::int64_t i = 0; i < b_; ++i) {
       const bool is_padding = !is_real_query(u * b_ + i);
-      for (std::size_t c = 0; c < blocks_.size(); ++c) {
-        const Block& block = blocks_[c];
+      for (const Block& block : blocks_) {
         R* columns = &tile[i * columns_ + block.at];
         const bool own = block.kind == Block::own, wrapped = wraps && i > 0;
         std::int64_t begin = own && wrapped ? 1 : 0, end = block.width;
@@ -226,7 +232,7 @@ class Head {
         if (is_padding || block.kind == Block::closed) begin = end = 0;
         std::fill(columns, columns + begin, kClosed);
         std::fill(columns + end, columns + block.width, kClosed);
-        if (const R w = weight(c); w != 1)
+        if (const R w = weight(block); w != 1)
           for (std::int64_t j = begin; j < end; ++j) columns[j] *= w;
         if (in_.key_mask && block.kind != Block::null)
           for (std::int64_t j = begin; j < end; ++j)
@@ -237,15 +243,14 @@ class Head {
 
   // One row of scores becomes probabilities; all closed: zeros. Returns the log-sum-exp, infinite for a closed row.
   R softmax(R* row) const {
-    const R largest = *std::max_element(row, row + columns_);
-    if (largest == -std::numeric_limits<R>::infinity()) {
+    constexpr R kClosed = -std::numeric_limits<R>::infinity();
+    const R largest = cpu::row_max(columns_, kClosed, [=](std::int64_t j) { return row[j]; });
+    if (largest == kClosed) {
       std::fill_n(row, columns_, R(0));
       return std::numeric_limits<R>::infinity();
     }
     exponentiate(row, largest);
-    R sum = 0;
-    for (std::int64_t j = 0; j < columns_; ++j) sum += row[j];
-    const R inverse = 1 / sum;
+    const R sum = cpu::row_sum<R>(columns_, [=](std::int64_t j) { return row[j]; }), inverse = 1 / sum;
     for (std::int64_t j = 0; j < columns_; ++j) row[j] *= inverse;
     return largest + std::log(sum);
   }
@@ -259,9 +264,9 @@ class Head {
   // The weight of a block stands between its values and the output, so d(probability) = weight * dy v'.
   void score_gradient(R* ds, const R* p, const R* dyv, R dot) const {
     const R keep_scale = R(1 / (1 - in_.dropout));
-    for (std::size_t c = 0; c < blocks_.size(); ++c) {
-      const R w = weight(c);
-      for (std::int64_t j = blocks_[c].at; j < blocks_[c].at + blocks_[c].width; ++j) {
+    for (const Block& block : stretches_) {
+      const R w = weight(block);
+      for (std::int64_t j = block.at; j < block.at + block.width; ++j) {
         const R kept = in_.dropout == 0 ? R(1) : p[j] != 0 ? keep_scale : R(0);
         ds[j] *= w * kept * dyv[j] - dot;
       }
@@ -302,23 +307,21 @@ class Head {
       add_scaled(w * row_sum(columns + i * columns_, block.width), rows + i * d_, into_null);
   }
   R row_sum(const R* row, std::int64_t width) const {
-    R sum = 0;
-    for (std::int64_t j = 0; j < width; ++j) sum += row[j];
-    return sum;
+    return cpu::row_sum<R>(width, [=](std::int64_t j) { return row[j]; });
   }
   void add_scaled(R factor, const R* row, R* into) const {
     for (std::int64_t e = 0; e < d_; ++e) into[e] += factor * row[e];
   }
-  // Sum of the products of two tiles over the columns of a block.
   R row_dot(const R* x, const R* y) const {
-    R sum = 0;
-    for (std::int64_t e = 0; e < d_; ++e) sum += x[e] * y[e];
-    return sum;
+    return cpu::row_sum<R>(d_, [=](std::int64_t e) { return x[e] * y[e]; });
   }
+  // Sum of the products of two tiles over the columns of a block.
   R tile_dot(const Rows& x, const Rows& y, const Block& block) const {
     R sum = 0;
-    for (std::int64_t i = 0; i < b_; ++i)
-      for (std::int64_t j = i * columns_ + block.at; j < i * columns_ + block.at + block.width; ++j) sum += x[j] * y[j];
+    for (std::int64_t i = 0; i < b_; ++i) {
+      const R *x_i = &x[i * columns_ + block.at], *y_i = &y[i * columns_ + block.at];
+      sum += cpu::row_sum<R>(block.width, [=](std::int64_t j) { return x_i[j] * y_i[j]; });
+    }
     return sum;
   }
 
@@ -330,7 +333,7 @@ class Head {
   const std::int64_t sorting_head_, shift_, columns_;
   Workspace<R>& w_;  // q and its kin are (T, d), k and v (S, d); the tiles (bucket, columns)
   Rows null_key_, null_value_;
-  std::vector<Block> blocks_;
+  std::vector<Block> blocks_, stretches_;  // stretches_: neighbours whose keys are one matrix count as one block
 };
 
 }  // namespace

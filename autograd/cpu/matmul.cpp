@@ -4,6 +4,34 @@
 #include "autograd/cpu/reduce.h"
 
 namespace sinkhorn::kernels {
+namespace {
+
+// dweight (out, in) += dy' (out, rows) x (rows, in). A small result cut into blocks would have each of them read all
+// rows for little work; so the rows are cut, and the products of the pieces are added in their order.
+template <class T, class P>
+void weight_gradient(const LinearShape& s, const T* dy, const T* x, Flow<P> dweight) {
+  constexpr std::int64_t kRows = 1024, kLargest = 1 << 17;  // rows of a piece; elements of a result that is cut so
+  using R = Real<T>;
+  const std::int64_t rows = s.rows, in = s.in, out = s.out, count = out * in, pieces = (rows + kRows - 1) / kRows;
+  if (pieces <= 1 || count > kLargest)
+    return cpu::gemm(true, false, out, in, rows, 1, dy, out, x, in, dweight.beta(), dweight.to, in);
+  const Tensor products({pieces, count}, dtype_of<R>);
+  R* const product = products.data<R>();
+  parallel_for(pieces, 1, [=](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t piece = begin; piece < end; ++piece) {
+      const std::int64_t first = piece * kRows;
+      cpu::gemm_serial(true, false, out, in, std::min(kRows, rows - first), 1, dy + first * out, out, x + first * in,
+                       in, 0, product + piece * count, in);
+    }
+  });
+  parallel_for(count, grain_for(pieces), [=](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t piece = 1; piece < pieces; ++piece)
+      for (std::int64_t i = begin; i < end; ++i) product[i] += product[piece * count + i];
+    for (std::int64_t i = begin; i < end; ++i) dweight.to[i] = (dweight.adds ? R(dweight.to[i]) : R(0)) + product[i];
+  });
+}
+
+}  // namespace
 
 template <class T>
 void Matmul<T>::forward(Cpu, const Products& p, const T* a, const T* b, T* c) {
@@ -59,7 +87,7 @@ void Linear<T, P>::backward(Cpu, const LinearShape& s, const T* x, const T* weig
   using R = Real<T>;
   const auto [rows, in, out] = s;
   if (dx.to) cpu::gemm(false, false, rows, in, out, 1, dy, out, weight, in, dx.beta(), dx.to, in);
-  if (dweight.to) cpu::gemm(true, false, out, in, rows, 1, dy, out, x, in, dweight.beta(), dweight.to, in);
+  if (dweight.to) weight_gradient(s, dy, x, dweight);
   if (dbias.to) {
     const Tensor sums({out}, dtype_of<R>);
     cpu::sum_over_rows(rows, out, out, sums.data<R>(),

@@ -5,6 +5,7 @@
 
 #include "autograd/cpu/gemm.h"
 #include "autograd/gradcheck.h"
+#include "autograd/ops/elementwise.h"
 
 namespace sinkhorn {
 namespace {
@@ -153,6 +154,26 @@ TEST(Linear, UndoesInPlaceAndDifferentiatesWhatItUndid) {
     const Var again = add_to({.onto = y.value, .undo = true}, linear(x3, weight, bias));
     EXPECT_LE(relative_error(again.value, before), dtype == DType::f32 ? 1e-6 : 1e-14);
     EXPECT_TRUE(equal_bits(apart.backward(again, dy).of(x3), want.of(x1)));
+  }
+}
+
+// So many rows that they are cut into pieces, the last of them a short one; with a second flow into the same gradient.
+TEST(Linear, WeightGradientsOfManyRows) {
+  for (const DType dtype : {DType::f32, DType::f64, DType::bf16}) {
+    const Tensor x = random({2500, 6}, 1, dtype), dy = random({2500, 5}, 2, dtype), weight = random({5, 6}, 3, dtype);
+    Tensor want = by_definition(dy, x, true, false);
+    for (std::int64_t i = 0; i < want.count(); ++i) want.data<double>()[i] *= 2;
+    const int before = threads();
+    Tensors got;
+    for (const int count : {1, 3}) {
+      set_threads(count);
+      const Tape tape = Tape::record();
+      const Var w = tape.leaf(weight);
+      got.push_back(tape.backward(linear(x, w) + linear(x, w), dy).of(w));
+    }
+    set_threads(before);
+    EXPECT_LE(relative_error(got[0], want), tolerance(dtype));
+    EXPECT_TRUE(equal_bits(got[0], got[1]));
   }
 }
 

@@ -95,7 +95,7 @@ TEST(ReadFile, StandardInput) {
 TEST(Corpus, FileAndFingerprint) {
   const std::string path = write_file("text", "some text");
   const Corpus corpus = load_corpus(path);
-  EXPECT_EQ(corpus.text, "some text");
+  EXPECT_EQ(corpus.text.view(), "some text");
   EXPECT_EQ(corpus.name, path);
   EXPECT_EQ(corpus.note, "");
   EXPECT_EQ(corpus.fingerprint(), load_corpus(write_gzip("text.gz", "some text")).fingerprint());
@@ -118,12 +118,12 @@ TEST(Corpus, CleansTheJargonFile) {
 TEST(Corpus, DefaultIsProseOfTheJargonFile) {
   const Corpus corpus = load_corpus("");
   if (!corpus.note.empty()) GTEST_SKIP() << corpus.note;
-  EXPECT_GT(corpus.text.size(), 1400000u);
-  EXPECT_LT(corpus.text.size(), 1500000u);
-  EXPECT_TRUE(
-      std::all_of(corpus.text.begin(), corpus.text.end(), [](char c) { return c == '\n' || (c >= ' ' && c < 127); }));
-  EXPECT_EQ(corpus.text.find("\n\n\n"), std::string::npos);
-  EXPECT_EQ(corpus.text.find("\n "), std::string::npos);
+  const std::string_view text = corpus.text.view();
+  EXPECT_GT(text.size(), 1400000u);
+  EXPECT_LT(text.size(), 1500000u);
+  EXPECT_TRUE(std::all_of(text.begin(), text.end(), [](char c) { return c == '\n' || (c >= ' ' && c < 127); }));
+  EXPECT_EQ(text.find("\n\n\n"), std::string::npos);
+  EXPECT_EQ(text.find("\n "), std::string::npos);
 }
 
 TEST(Corpus, MadeUpWhereTheDefaultIsMissing) {
@@ -131,8 +131,8 @@ TEST(Corpus, MadeUpWhereTheDefaultIsMissing) {
   const Corpus corpus = load_corpus("");
   EXPECT_NE(corpus.note.find("/nonexistent/jargon.txt.gz does not exist"), std::string::npos) << corpus.note;
   EXPECT_NE(corpus.note.find("jargon-text"), std::string::npos) << corpus.note;
-  EXPECT_GE(corpus.text.size(), 1u << 20);
-  EXPECT_EQ(corpus.text, load_corpus("").text);
+  EXPECT_GE(corpus.text.view().size(), 1u << 20);
+  EXPECT_EQ(corpus.text.view(), load_corpus("").text.view());
   const Environment foreign(write_file("foreign", "not that file"));
   EXPECT_NE(load_corpus("").note.find("does not hold it"), std::string::npos);
 }
@@ -141,12 +141,12 @@ TEST(Corpus, Split) {
   std::vector<std::int32_t> tokens(1000);
   for (std::size_t i = 0; i < tokens.size(); ++i) tokens[i] = std::int32_t(i);
   const Split split = split_tokens(tokens, 16, "text");
-  EXPECT_EQ(split.train.size(), 900u);
-  EXPECT_EQ(split.validation.size(), 100u);
-  EXPECT_EQ(split.train.back() + 1, split.validation.front());
+  EXPECT_EQ(split.train.size(), 900);
+  EXPECT_EQ(split.validation.size(), 100);
+  EXPECT_EQ(split.train.to_vector().back() + 1, split.validation.to_vector().front());
   const Split short_text = split_tokens(std::vector<std::int32_t>(64), 31, "text");
-  EXPECT_EQ(short_text.train.size(), 32u);
-  EXPECT_EQ(short_text.validation.size(), 32u);
+  EXPECT_EQ(short_text.train.size(), 32);
+  EXPECT_EQ(short_text.validation.size(), 32);
   expect_data_error([] { split_tokens(std::vector<std::int32_t>(63), 31, "book.txt"); },
                     {"book.txt has 63 tokens", "at least 64"});
 }

@@ -29,8 +29,8 @@ TEST(Dataset, BitsPerCharacterCountCharactersNotTokens) {
   EXPECT_EQ(characters.characters, 1000);
   EXPECT_EQ(bytes.characters, 1000);
   EXPECT_EQ(characters.bytes, 1500);
-  EXPECT_EQ(characters.split.validation.size(), 100u);
-  EXPECT_EQ(bytes.split.validation.size(), 150u);
+  EXPECT_EQ(characters.split.validation.size(), 100);
+  EXPECT_EQ(bytes.split.validation.size(), 150);
   EXPECT_NEAR(characters.bits_per_character(std::numbers::ln2), 1, 1e-12);
   EXPECT_NEAR(bytes.bits_per_character(std::numbers::ln2), 1.5, 1e-12);
   EXPECT_EQ(characters.validation_text, text.substr(text.size() - 150));
@@ -51,7 +51,7 @@ TEST(Dataset, TheWholeTextIsBothParts) {
   Dataset data = load_dataset(file_with(place, text), "char", 16);
   data.use_whole_text();
   EXPECT_EQ(data.validation_text, text);
-  EXPECT_EQ(data.tokenizer.decode(data.split.validation), text);
+  EXPECT_EQ(data.tokenizer.decode(data.split.validation.to_vector()), text);
   EXPECT_NEAR(data.bits_per_character(std::numbers::ln2), 1, 1e-12);
 }
 

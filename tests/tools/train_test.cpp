@@ -226,6 +226,26 @@ TEST_F(Train, KilledAgainAndAgainItStillEndsAsIfNothingHadHappened) {
   expect_equal_runs(in("whole"), in("parts"), 600);
 }
 
+TEST_F(Train, ATextThatChangesUnderARunIsAnError) {
+  for (const bool shorter : {false, true}) {
+    SetUp();
+    const std::string name = shorter ? "shorter" : "longer";
+    Process process(place.path, command({"--out", name, "--steps", "1000000", "--checkpoint-every", "1"}));
+    ASSERT_TRUE(process.wait_for("saved step 2"));
+    if (shorter)
+      fs::resize_file(in("text.txt"), 100);
+    else
+      std::ofstream(in("text.txt"), std::ios::app) << "More of it.\n";
+    const Outcome got = process.wait();
+    EXPECT_EQ(got.code, 3) << got.err;
+    EXPECT_TRUE(contains(got.err, std::string("sinkhorn: data: text.txt was ") + (shorter ? "cut" : "written")))
+        << got.err;
+    const bool breaks_off = got.err.starts_with("\n");  // the line on the terminal, where the read itself failed
+    EXPECT_EQ(std::count(got.err.begin(), got.err.end(), '\n'), breaks_off ? 2 : 1) << got.err;
+    EXPECT_EQ(run({"generate", "--checkpoint", name, "--length", "5"}).code, 0);
+  }
+}
+
 // Killed between the best checkpoint and the regular one of the last step.
 TEST_F(Train, ACompleteRunGetsItsLastCheckpointBack) {
   ASSERT_EQ(run(command({"--out", "run"})).code, 0);
