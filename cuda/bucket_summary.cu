@@ -319,7 +319,7 @@ Tensor beside_stretches(const Tokens& tokens, std::int64_t items, const double* 
                         const double* weights) {
   const std::int64_t stretches = Stretch::count(tokens.s.buckets()), width = tokens.s.width;
   if (stretches < 2) return {};
-  const Tensor totals = workspace({items, stretches, width}, DType::f64);
+  Tensor totals = workspace({items, stretches, width}, DType::f64);
   auto* const total = totals.data<double>();
   for_each("bucket_summary", totals.count(), SumOfStretch<R>{tokens, sums, dy, weights, total});
   for_each("bucket_summary", items * width, SumBefore<double>{stretches, width, sums == nullptr, total});

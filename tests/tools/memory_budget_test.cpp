@@ -36,7 +36,7 @@ std::vector<Example> examples() {
   narrow.emb_dim = 8;
   gated.ff_glu = true;
   tall.ff_glu = true;
-  tall.ff_chunks = 4;
+  tall.ff_chunks = 2;
   simple.use_simple_sort_net = true;
   wordy.num_tokens = 1000;
   return {{"projected embeddings", "f32", narrow, 2, 1024},
@@ -44,12 +44,12 @@ std::vector<Example> examples() {
           {"gated", "f32", gated, 1, 1024},
           {"gated in bf16", "bf16", gated, 1, 1024},
           {"all local", "f32", model(32, 16, 4), 1, 1024},
-          {"in pieces of tokens", "f32", tall, 64, 1024},
+          {"in pieces of tokens", "f32", tall, 32, 1024},
           {"many tokens in the vocabulary", "f32", wordy, 4, 512},
           {"simple sort net", "f32", simple, 1, 2048},
           {"not whole buckets", "f32", wordy, 2, 500},
-          {"emulated device", "f32", narrow, 1, 256, Device::cuda},
-          {"emulated device, bf16", "bf16", narrow, 1, 256, Device::cuda}};
+          {"emulated device", "f32", narrow, 1, 128, Device::cuda},
+          {"emulated device, bf16", "bf16", narrow, 1, 128, Device::cuda}};
 }
 
 TEST(MemoryBudget, IsWithinATenthOfThePoolsPeak) {

@@ -117,13 +117,13 @@ TEST(TaskReport, LinesSayAllOfIt) {
                 "length  16, teacher-forced: exact match 100.0 %, token accuracy 100.0 %, edit distance 0.000"}));
 }
 
-/// Trains until the loss of eight batches in a row is below `enough`, since one may be an easy one, and scores answers
-/// at the training length.
+/// Trains until the loss of 32 batches in a row is below `enough`, since a few may be easy ones, and scores answers at
+/// the training length.
 TaskScore trained_score(const Settings& settings, double enough) {
   const auto data = open_training_data(settings);
   Trainer trainer(settings.model, settings.train);
   int good = 0;
-  while (trainer.steps_done() < settings.train.steps && good < 8) {
+  while (trainer.steps_done() < settings.train.steps && good < 32) {
     const auto batch = [&](std::int64_t micro) { return data->training_batch(trainer.steps_done() + 1, micro); };
     good = trainer.step(batch).loss > enough ? 0 : good + 1;
   }

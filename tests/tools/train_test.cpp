@@ -112,8 +112,9 @@ TEST_F(Train, WritesALogCheckpointsASampleAndTheNextCommand) {
   const Outcome got = run(command({"--out", "my runs/one"}));
   ASSERT_EQ(got.code, 0) << got.err;
   EXPECT_EQ(got.err, "");
-  for (const char* part : {"device ", "no GPU", " parameters", "text.txt", "memory ", "time ", "preset cpu-small",
-                           "step 12/12 | loss ", "ETA", "saved step 8: my runs/one/step-000008.safetensors", "sample"})
+  for (const char* part :
+       {"device ", "no GPU", " parameters", "text.txt", "memory ", "time ", "cost ", "preset cpu-small",
+        "step 12/12 | loss ", "ETA", "saved step 8: my runs/one/step-000008.safetensors", "sample"})
     EXPECT_TRUE(contains(got.out, part)) << part << " is not in:\n" << got.out;
   EXPECT_FALSE(contains(got.out, "\r") || contains(got.out, "\x1b")) << "stdout is no terminal";
   EXPECT_FALSE(first_invalid_byte(got.out));
@@ -133,6 +134,17 @@ TEST_F(Train, WritesALogCheckpointsASampleAndTheNextCommand) {
   std::sort(names.begin(), names.end());
   EXPECT_EQ(names,
             (Words{".lock", "best.safetensors", "log.jsonl", "step-000008.safetensors", "step-000012.safetensors"}));
+}
+
+TEST_F(Train, CountsMemoryAheadAndMeasuresItBehind) {
+  const Outcome got = run(command({"--out", "run", "--reversible", "--memory"}));
+  ASSERT_EQ(got.code, 0) << got.err;
+  for (const char* part : {"memory at the fullest moment of a step, ", " residual pair ", "2 x (B, T, D) f32",
+                           " in all; ", "for 12 steps of 32 tokens", " counted ahead)"})
+    EXPECT_TRUE(contains(got.out, part)) << part << " is not in:\n" << got.out;
+  const Outcome kept = run(command({"--out", "other", "--memory"}));
+  EXPECT_TRUE(contains(kept.out, "memory   not counted ahead for this kind of model")) << kept.out;
+  EXPECT_TRUE(contains(kept.out, " at the fullest moment\n")) << kept.out;
 }
 
 TEST_F(Train, CheckpointsSayWhatTheyAre) {
