@@ -1,15 +1,18 @@
 // Whole models on the device: the reference numbers, training and generation.
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <sstream>
 
 #include "autograd/memory.h"
 #include "autograd/pool.h"
 #include "cuda/runtime.h"
+#include "models/decoder.h"
 #include "models/encoder_decoder.h"
 #include "models/generate.h"
 #include "nn/composed_attention.h"
 #include "nn/sort_net.h"
+#include "tests/autograd/expect.h"
 #include "tests/cuda/agreement.h"
 #include "tests/models/random_model.h"
 #include "tests/shared.h"
@@ -349,6 +352,38 @@ TEST(DeviceModel, GeneratesWhatTheCpuDoes) {
     SinkhornTransformerLM here(config, Rng(3), DType::f64), there(config, Rng(3), DType::f64);
     move_to(Device::cuda, there);
     EXPECT_EQ(generate(here, prompts, 14, {}, Rng(5)), generate(there, prompts, 14, {}, Rng(5)));
+  }
+}
+
+// Three rows of unequal lengths grow across the borders of their buckets, all or some of them in a step.
+TEST(DeviceModel, ATokenAsAGraphHasTheBitsOfPlainLaunches) {
+  SINKHORN_NEEDS_DEVICE();
+  for (const bool with_context : {false, true}) {
+    ModelConfig config = tiny_model();
+    config.heads = 4;
+    config.receives_context = with_context;
+    SinkhornTransformerLM model(config, Rng(3));
+    move_to(Device::cuda, model);
+    AttentionContext around;
+    if (with_context) around.context = uniform(Rng(4), {3, 6, config.dim}, -1, 1).to(Device::cuda);
+    const auto logits = [&] {
+      IncrementalDecoder decoder(model, 3, 0, around);
+      const std::vector<std::vector<std::int32_t>> all{{1}, {4, 5, 6}, {7, 8, 9, 10, 1}};
+      Tensors made{decoder.prefill(std::vector<std::int32_t>{0, 1, 2}, all)};
+      for (std::int32_t i = 0; i < 10; ++i) {
+        const std::vector<std::int32_t> rows = i % 3 == 1 ? std::vector<std::int32_t>{2, 0} : std::vector{0, 1, 2};
+        const std::int64_t before = Memory::transfers().uploads;
+        made.push_back(decoder.step(rows, std::vector<std::int32_t>(rows.size(), i)));
+        EXPECT_EQ(Memory::transfers().uploads - before, 1) << "all that is new comes in one copy";
+      }
+      return made;
+    };
+    const Tensors recorded = logits();
+    const testing::WithoutGraphs plain;
+    for (std::size_t i = 0; const Tensor& of_step : logits()) {
+      EXPECT_TRUE(equal_bits(recorded[i], of_step)) << "step " << i << ", context " << with_context;
+      ++i;
+    }
   }
 }
 
