@@ -219,6 +219,83 @@ Batch any_batch(const ModelConfig& model, const TrainConfig& train, std::uint64_
   return batch;
 }
 
+// The first step of a shape is plain launches, the second is recorded, others are replayed.
+TEST(DeviceModel, AStepAsAGraphHasTheBitsOfPlainLaunches) {
+  SINKHORN_NEEDS_DEVICE();
+  std::vector<std::pair<ModelConfig, TrainConfig>> kinds = kinds_of_training();
+  if (testing::is_emulated())
+    kinds = {kinds[1], kinds[3]};  // bf16 with every dropout, reversible; a pair, accumulating
+  for (const auto& kind : kinds) {
+    const ModelConfig& model = kind.first;
+    TrainConfig train = kind.second;
+    train.steps = 6;
+    train.clip_norm = 0.5;
+    const auto next = [&](std::int64_t step) {
+      return [&, step](std::int64_t micro) { return any_batch(model, train, std::uint64_t(10 * step + micro)); };
+    };
+    Trainer recorded(model, train, Device::cuda), plain(model, train, Device::cuda);
+    for (int step = 0; step < 3; ++step) {
+      const StepResult one = recorded.step(next(step));
+      const testing::WithoutGraphs without;
+      const StepResult other = plain.step(next(step));
+      EXPECT_EQ(one.loss, other.loss) << "step " << step;
+      EXPECT_EQ(one.gradient_norm, other.gradient_norm) << "step " << step;
+      if (step != 1) continue;
+      const Batch unseen = any_batch(model, train, 7);
+      EXPECT_EQ(recorded.evaluate(unseen), plain.evaluate(unseen)) << "in the memory of the recorded step";
+    }
+    EXPECT_EQ(recorded.recordings(), 1);
+    EXPECT_EQ(plain.recordings(), 0);
+    for (const Tensor FlatParameters::*part :
+         {&FlatParameters::values, &FlatParameters::first_moment, &FlatParameters::second_moment})
+      EXPECT_TRUE(equal_bits(recorded.parameters().*part, plain.parameters().*part)) << train.precision;
+  }
+}
+
+TEST(DeviceModel, AStepAsAGraphThatIsNotFiniteChangesNothing) {
+  SINKHORN_NEEDS_DEVICE();
+  Trainer trainer(tiny_model(), {}, Device::cuda), spared(tiny_model(), {}, Device::cuda);
+  const auto next = [&](std::uint64_t seed) {
+    return [seed](std::int64_t) { return batch_of(tiny_model(), 2, seed); };
+  };
+  for (std::uint64_t step = 1; step < 4; ++step) trainer.step(next(step)), spared.step(next(step));
+  EXPECT_EQ(trainer.recordings(), 1);
+  const Tensor& norm = trainer.parameters().find("norm.weight")->parameter->value;
+  const Tensor good = norm.clone();
+  norm.slice(3, 4).fill(std::numeric_limits<double>::quiet_NaN());
+  const FlatParameters& all = trainer.parameters();
+  const Tensors before{all.values.clone(), all.first_moment.clone(), all.second_moment.clone()};
+  testing::expect_error<NonFinite>([&] { trainer.step(next(4)); }, {"step 4", "loss", "layer_norm", "norm.weight"});
+  EXPECT_TRUE(equal_bits(all.values, before[0]));
+  EXPECT_TRUE(equal_bits(all.first_moment, before[1]));
+  EXPECT_TRUE(equal_bits(all.second_moment, before[2]));
+  norm.assign(good);
+  EXPECT_EQ(trainer.step(next(4)).loss, spared.step(next(4)).loss);
+  EXPECT_TRUE(equal_bits(all.values, spared.parameters().values));
+}
+
+TEST(DeviceModel, RecordsWhatIsTheSameInEveryStepAlone) {
+  SINKHORN_NEEDS_DEVICE();
+  const auto recordings = [](const ModelConfig& model, const TrainConfig& train, auto rows_of) {
+    Trainer trainer(model, train, Device::cuda);
+    for (std::uint64_t step = 0; step < 6; ++step)
+      trainer.step([&](std::int64_t) { return batch_of(model, rows_of(step), step); });
+    return trainer.recordings();
+  };
+  ModelConfig model = tiny_model();
+  model.depth = 1;
+  EXPECT_EQ(recordings(model, {}, [](std::uint64_t step) { return 1 + std::int64_t(step % 2); }), 2) << "one a shape";
+  EXPECT_EQ(recordings(model, {}, [](std::uint64_t step) { return 1 + std::int64_t(step); }), 0) << "each seen once";
+  model.layer_dropout = 0.1;
+  EXPECT_EQ(recordings(model, {}, [](std::uint64_t) { return 1; }), 0) << "the host chooses layers";
+  Trainer trainer(tiny_model(), {}, Device::cuda);
+  EXPECT_TRUE(trainer.may_record(batch_of(tiny_model(), 2)));
+  TrainConfig long_step;
+  long_step.accumulate = 1000000000;
+  EXPECT_FALSE(Trainer(tiny_model(), long_step, Device::cuda).may_record(batch_of(tiny_model(), 2)))
+      << "launches are a small part of its time";
+}
+
 TEST(DevicePool, AsksForNothingFromTheSecondTrainingStepOn) {
   SINKHORN_NEEDS_DEVICE();
   const auto asked = [] { return Pool::of(Device::cuda).stats().system_allocations; };
