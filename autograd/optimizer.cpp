@@ -5,10 +5,25 @@
 
 namespace sinkhorn {
 
+std::array<double, 3> adamw_numbers(const AdamW& adam, std::int64_t step, double lr) {
+  if (step < 1) fail("adamw: steps are counted from 1, got ", step);
+  return {1 - lr * adam.weight_decay, lr / (1 - std::pow(adam.beta1, double(step))),
+          1 / std::sqrt(1 - std::pow(adam.beta2, double(step)))};
+}
+
 void adamw_step(const AdamW& adam, std::int64_t step, double lr, const Tensor& value, const Tensor& gradient,
                 const Tensor& m, const Tensor& v, std::span<const Range> decayed, double gradient_scale,
                 const Tensor& clip) {
-  if (step < 1) fail("adamw: steps are counted from 1, got ", step);
+  const std::array<double, 3> numbers = adamw_numbers(adam, step, lr);
+  adamw_step(adam, Tensor::from(std::span<const double>(numbers), {3}).to(value.device()), value, gradient, m, v,
+             decayed, gradient_scale, clip);
+}
+
+void adamw_step(const AdamW& adam, const Tensor& numbers, const Tensor& value, const Tensor& gradient, const Tensor& m,
+                const Tensor& v, std::span<const Range> decayed, double gradient_scale, const Tensor& clip) {
+  if (numbers.count() != 3 || numbers.dtype() != DType::f64 || numbers.device() != value.device())
+    fail("adamw: the step's numbers must be f64 (3) on device ", value.device(), ", got ", numbers.dtype(), " ",
+         numbers.shape(), " on device ", numbers.device());
   for (const Tensor& other : {gradient, m, v})
     if (other.shape() != value.shape() || other.dtype() != value.dtype())
       fail("adamw: the value is ", value.dtype(), " ", value.shape(), ", but a gradient or moment is ", other.dtype(),
@@ -29,12 +44,11 @@ void adamw_step(const AdamW& adam, std::int64_t step, double lr, const Tensor& v
       borders.insert(borders.end(), {range.begin, range.end});
     }
   }
-  kernels::AdamWStep numbers{adam.beta1, adam.beta2, adam.eps, gradient_scale, 1 - lr * adam.weight_decay, 0, 0};
-  numbers.rate = lr / (1 - std::pow(adam.beta1, double(step)));
-  numbers.root = 1 / std::sqrt(1 - std::pow(adam.beta2, double(step)));
+  const kernels::AdamWStep step{
+      adam.beta1, adam.beta2, adam.eps, gradient_scale, numbers.data<double>(), clip ? clip.data<double>() : nullptr};
   dispatch(value, [&]<class T>(auto space) {
-    kernels::Optimizer<T>::adamw(space, numbers, borders, clip ? clip.data<double>() : nullptr, value.count(),
-                                 value.data<T>(), gradient.data<T>(), m.data<T>(), v.data<T>());
+    kernels::Optimizer<T>::adamw(space, step, borders, value.count(), value.data<T>(), gradient.data<T>(), m.data<T>(),
+                                 v.data<T>());
   });
 }
 
@@ -54,10 +68,11 @@ Tensor square_sum(const Tensors& tensors) {
 
 double global_norm(const Tensors& tensors) { return std::sqrt(square_sum(tensors).item()); }
 
-Tensor clip_factor(const Tensor& square_sum, double clip_norm) {
-  Tensor factor = square_sum.like();
-  dispatch_device(square_sum, [&](auto space) {
-    kernels::ClipFactor::forward(space, square_sum.data<double>(), clip_norm, factor.data<double>());
+Tensor clip_factor(const Tensor& known, double clip_norm) {
+  if (known.count() < 1) fail("clip_factor: expected f64 (n), the last of it the square of the norm, got none");
+  Tensor factor = known.like({});
+  dispatch_device(known, [&](auto space) {
+    kernels::ClipFactor::forward(space, known.count(), known.data<double>(), clip_norm, factor.data<double>());
   });
   return factor;
 }

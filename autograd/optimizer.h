@@ -1,5 +1,7 @@
 // The optimizer step and the gradient norm: each one pass over flat buffers.
 #pragma once
+#include <array>
+
 #include "autograd/dispatch.h"
 
 namespace sinkhorn {
@@ -18,10 +20,19 @@ struct Range {
 ///   m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2
 ///   value -= lr (m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay value)
 /// All four have one shape and dtype. Weight decay acts in `decayed` alone: ranges in ascending order, none
-/// overlapping. `clip` is empty (1), or a clip_factor on the values' device: the host need not know it.
+/// overlapping. `clip` is empty (1), or a clip_factor on the values' device: the host need not know it. If it is NaN
+/// nothing changes.
 void adamw_step(const AdamW& adam, std::int64_t step, double lr, const Tensor& value, const Tensor& gradient,
                 const Tensor& m, const Tensor& v, std::span<const Range> decayed, double gradient_scale = 1,
                 const Tensor& clip = {});
+
+/// What of that changes from step to step: 1 - lr weight_decay, lr / (1 - beta1^step) and 1 / sqrt(1 - beta2^step).
+std::array<double, 3> adamw_numbers(const AdamW& adam, std::int64_t step, double lr);
+
+/// The same step, its adamw_numbers read from memory, f64 (3) on the values' device, when it is done: a graph that
+/// holds it need not be recorded anew.
+void adamw_step(const AdamW& adam, const Tensor& numbers, const Tensor& value, const Tensor& gradient, const Tensor& m,
+                const Tensor& v, std::span<const Range> decayed, double gradient_scale = 1, const Tensor& clip = {});
 
 /// sqrt(sum of the squares of all elements of all tensors), in f64; tensors may be empty handles. Not finite if any
 /// element is not. Waits for the device.
@@ -31,35 +42,35 @@ double global_norm(const Tensors& tensors);
 /// for nothing.
 Tensor square_sum(const Tensors& tensors);
 
-/// min(1, clip_norm / (norm + 1e-6)) of the norm whose square that is, f64 () on its device; 1 for a NaN.
-Tensor clip_factor(const Tensor& square_sum, double clip_norm);
+/// min(1, clip_norm / (norm + 1e-6)), or 1 for a clip_norm of 0, as f64 () on the device of `known`, f64 (n): its last
+/// element is the square of that norm, those before it (the losses of a step) need only be finite. NaN, by which
+/// adamw_step changes nothing, if one of them is not.
+Tensor clip_factor(const Tensor& known, double clip_norm);
 
 namespace kernels {
 
-/// The step's numbers as the kernel needs them: value = keep value - rate m / (sqrt(v) root + eps).
+/// A step as the kernel does it: value = keep value - rate m / (sqrt(v) root + eps).
 struct AdamWStep {
   double beta1, beta2, eps, gradient_scale;
-  double keep;  // 1 - lr weight_decay, where it decays
-  double rate;  // lr / (1 - beta1^step)
-  double root;  // 1 / sqrt(1 - beta2^step)
+  const double* numbers;  // keep (where it decays), rate, root
+  const double* clip;     // one more number to scale gradients with, or null
 };
 
 template <class T>
 struct Optimizer {
   /// `borders`: ascending; elements decay from the first on, do not from the second on, do again from the third on, ...
-  /// clip: one number to scale gradients with, or null.
-  static void adamw(Cpu, const AdamWStep& step, std::span<const std::int64_t> borders, const double* clip,
-                    std::int64_t count, T* value, const T* gradient, T* m, T* v);
-  static void adamw(Cuda, const AdamWStep& step, std::span<const std::int64_t> borders, const double* clip,
-                    std::int64_t count, T* value, const T* gradient, T* m, T* v);
+  static void adamw(Cpu, const AdamWStep& step, std::span<const std::int64_t> borders, std::int64_t count, T* value,
+                    const T* gradient, T* m, T* v);
+  static void adamw(Cuda, const AdamWStep& step, std::span<const std::int64_t> borders, std::int64_t count, T* value,
+                    const T* gradient, T* m, T* v);
   /// sum += the sum of squares, in f64, in an order that follows from `count` alone.
   static void add_square_sum(Cpu, std::int64_t count, const T* x, double* sum);
   static void add_square_sum(Cuda, std::int64_t count, const T* x, double* sum);
 };
 
 struct ClipFactor {
-  static void forward(Cpu, const double* square_sum, double clip_norm, double* factor);
-  static void forward(Cuda, const double* square_sum, double clip_norm, double* factor);
+  static void forward(Cpu, std::int64_t count, const double* known, double clip_norm, double* factor);
+  static void forward(Cuda, std::int64_t count, const double* known, double clip_norm, double* factor);
 };
 
 }  // namespace kernels

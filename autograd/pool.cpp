@@ -84,8 +84,11 @@ struct Pool::State {
   }
   void give_back(std::byte* block, std::size_t size) {
     std::lock_guard lock(mutex);
-    on(device, [&](auto space) { Memory::claim(space, block, 0); });
+    note_return(block, size);
     free[size].push_back(block);
+  }
+  void note_return(std::byte* block, std::size_t size) {
+    on(device, [&](auto space) { Memory::claim(space, block, 0); });
     stats.in_use -= size;
   }
   void paint(std::byte* block, std::size_t bytes) const {
@@ -99,6 +102,63 @@ struct Pool::State {
   }
 };
 
+// Under the pool's lock.
+struct Arena::State {
+  explicit State(std::shared_ptr<Pool::State> pool) : pool(std::move(pool)) {}
+  ~State() {
+    std::lock_guard lock(pool->mutex);
+    for (auto& [size, blocks] : free) {
+      std::vector<std::byte*>& there = pool->free[size];
+      there.insert(there.end(), blocks.begin(), blocks.end());
+    }
+  }
+  std::byte* take(std::size_t size) {
+    std::vector<std::byte*>& list = free[size];
+    std::byte* const block = list.empty() ? pool->take(size) : list.back();
+    if (!list.empty()) list.pop_back();
+    live += size;
+    peak = std::max(peak, live);
+    return block;
+  }
+
+  void give_back(std::byte* block, std::size_t size) {
+    std::lock_guard lock(pool->mutex);
+    pool->note_return(block, size);
+    free[size].push_back(block);
+    live -= size;
+  }
+
+  const std::shared_ptr<Pool::State> pool;
+  std::map<std::size_t, std::vector<std::byte*>> free;
+  std::size_t live = 0, peak = 0;
+
+  static thread_local std::shared_ptr<State> in_use;  // by this thread
+};
+thread_local std::shared_ptr<Arena::State> Arena::State::in_use;
+
+Arena::Arena(Device device) : state_(std::make_shared<State>(Pool::of(device).state_)) {}
+Arena::~Arena() = default;
+
+Arena::Use::Use(const Arena& arena) {
+  if (State::in_use) fail("arena: another one is in use");
+  State::in_use = arena.state_;
+}
+Arena::Use::~Use() { State::in_use.reset(); }
+
+std::size_t Arena::peak() const {
+  std::lock_guard lock(state_->pool->mutex);
+  return state_->peak;
+}
+void Arena::reset_peak() const {
+  std::lock_guard lock(state_->pool->mutex);
+  state_->peak = state_->live;
+}
+void Arena::repeat(std::size_t peak) const {
+  std::lock_guard lock(state_->pool->mutex);
+  PoolStats& stats = state_->pool->stats;
+  stats.peak = std::max(stats.peak, stats.in_use - state_->live + std::max(state_->live, peak));
+}
+
 Pool::Pool(Device device) : state_(std::make_shared<State>(device)) {}
 
 Pool& Pool::of(Device device) {
@@ -108,14 +168,17 @@ Pool& Pool::of(Device device) {
 
 std::shared_ptr<std::byte> Pool::allocate(std::size_t bytes) {
   if (bytes > (std::size_t(1) << 62)) fail<OutOfMemory>("out of memory: ", bytes, " bytes asked");
+  const std::shared_ptr<Arena::State> arena =
+      Arena::State::in_use && Arena::State::in_use->pool == state_ ? Arena::State::in_use : nullptr;
   std::lock_guard lock(state_->mutex);
-  const bool guarded = state_->guarded;
+  const bool guarded = state_->guarded && !arena;
   const std::size_t used = guarded ? bytes + 2 * kGuard : bytes, size = pooled_bytes(used);
-  std::byte* const block = state_->take(size);
+  std::byte* const block = arena ? arena->take(size) : state_->take(size);
   PoolStats& stats = state_->stats;
   stats.in_use += size;
   stats.peak = std::max(stats.peak, stats.in_use);
   on(state_->device, [&](auto space) { Memory::claim(space, block, used); });
+  if (arena) return {block, [arena, size](std::byte* freed) { arena->give_back(freed, size); }};
   if (!guarded) return {block, [state = state_, size](std::byte* freed) { state->give_back(freed, size); }};
   state_->paint(block, used);
   return {block + kGuard, [state = state_, size, bytes](std::byte* freed) {

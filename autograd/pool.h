@@ -44,8 +44,38 @@ class Pool {
   Pool(const Pool&) = delete;
 
  private:
+  friend class Arena;
   struct State;
   std::shared_ptr<State> state_;  // buffers may outlive the pool at program exit
+};
+
+/// A part of a device's pool that is kept for work which is recorded once and repeated (autograd/graph.h): a block that
+/// came here is lent to nobody else as long as the arena, or a buffer from it, is there. It takes blocks from the
+/// pool's free lists first, so that work which ran before it is recorded leaves what it needs.
+class Arena {
+ public:
+  explicit Arena(Device device);
+  ~Arena();
+  Arena(const Arena&) = delete;
+  /// While it lives, buffers of the device that this thread asks for lie in the arena, without guards. Not nested. Work
+  /// that is not recorded may use it between launches, if it leaves nothing behind: a launch writes there again.
+  class Use {
+   public:
+    explicit Use(const Arena& arena);
+    ~Use();
+    Use(const Use&) = delete;
+  };
+
+  /// Largest number of bytes in its live buffers since the last reset_peak.
+  std::size_t peak() const;
+  void reset_peak() const;
+  /// Work is repeated whose recording had this peak: the pool's own peak takes note, since nobody allocates.
+  void repeat(std::size_t peak) const;
+
+ private:
+  friend class Pool;
+  struct State;
+  std::shared_ptr<State> state_;
 };
 
 }  // namespace sinkhorn

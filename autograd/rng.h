@@ -30,6 +30,8 @@ static_assert(philox({~0u, ~0u, ~0u, ~0u}, ~0u, ~0u) == Word4{0x408f276d, 0x41c8
 struct RandomBits {
   std::uint64_t key = 0;
   std::uint32_t step = 0;
+  const std::int32_t* device_step =
+      nullptr;  // the same word on Device::cuda, for kernels there; null: they take `step`
 
   /// Philox block `i` of the stream: its words 4 i .. 4 i + 3.
   SINKHORN_HD constexpr Word4 block(std::uint64_t i) const {
@@ -55,21 +57,26 @@ class Rng {
  public:
   Rng() = default;
   explicit Rng(std::uint64_t key) : key_(key) {}
-  /// `step` is one i32 that the owner advances between steps.
-  Rng(std::uint64_t key, Tensor step) : key_(key), step_(std::move(step)) {}
+  /// `step` is one i32 that the owner advances between steps; `device_step`, if given, the same word on Device::cuda,
+  /// which kernels read when they run: a graph (autograd/graph.h) that holds them draws anew in every step.
+  Rng(std::uint64_t key, Tensor step, Tensor device_step = {})
+      : key_(key), step_(std::move(step)), device_step_(std::move(device_step)) {}
 
   /// An independent stream named by `tag`.
   Rng split(std::uint32_t tag) const {
     const Word4 word = philox({tag, 0, 0, 1}, std::uint32_t(key_), std::uint32_t(key_ >> 32));
-    return {word[0] | std::uint64_t(word[1]) << 32, step_};
+    return {word[0] | std::uint64_t(word[1]) << 32, step_, device_step_};
   }
   std::uint64_t key() const { return key_; }
   /// The words as they stand now.
-  RandomBits bits() const { return {key_, step_ ? std::uint32_t(*step_.data<std::int32_t>()) : 0}; }
+  RandomBits bits() const {
+    return {key_, step_ ? std::uint32_t(*step_.data<std::int32_t>()) : 0,
+            device_step_ ? device_step_.data<std::int32_t>() : nullptr};
+  }
 
  private:
   std::uint64_t key_ = 0;
-  Tensor step_;
+  Tensor step_, device_step_;
 };
 
 /// Element-wise U(low, high), and N(mean, stddev) by Box-Muller, from the stream; computed in f64 and rounded to

@@ -1,7 +1,7 @@
 // Who sees whom in bucketed attention, by index arithmetic: what its kernels share, with and without tensor cores.
 #pragma once
 #include "autograd/ops/bucketed_attention.h"
-#include "cuda/launch.h"
+#include "cuda/random.h"
 
 namespace sinkhorn::cuda {
 
@@ -33,8 +33,8 @@ struct AttentionInputs {
         mask(in.mask),
         key_mask(in.key_mask),
         dropout(in.dropout),
-        local_bits(in.local_bits),
-        sorting_bits(in.sorting_bits) {}
+        local_stream(in.local_bits),
+        sorting_stream(in.sorting_bits) {}
 
   // A sequence has fewer than 2^31 tokens, all of them together may have more elements.
   int length, key_length, buckets, key_buckets, heads, local, width, bucket, key_bucket, lists, n_top, nulls;
@@ -45,7 +45,7 @@ struct AttentionInputs {
   Global<const std::int32_t> picks;
   Global<const bool> mask, key_mask;
   double dropout;
-  RandomBits local_bits, sorting_bits;
+  RandomStream local_stream, sorting_stream;
 };
 
 // A stretch of key columns that a query bucket looks at, the first of them column `at` of all.
@@ -127,7 +127,7 @@ struct AttentionHead {
   // What dropout multiplies the probability of query i and column j with.
   SINKHORN_DEVICE R kept(int u, int i, const AttentionBlock& block, int j) const {
     if (in.dropout == 0) return 1;
-    const RandomBits& bits = is_local ? in.local_bits : in.sorting_bits;
+    const RandomBits bits = (is_local ? in.local_stream : in.sorting_stream).now();
     const std::int64_t group = is_local ? sequence * in.local + head : this->group();
     const std::int64_t element = ((group * in.buckets + u) * in.bucket + i) * columns() + block.at + j;
     return bits.uniform<double>(std::uint64_t(element)) < in.dropout ? R(0) : R(1 / (1 - in.dropout));

@@ -106,7 +106,7 @@ struct AddTokens {
   }
 };
 
-template <class T>
+template <class T, int N>
 struct AttendLast {
   using R = Real<T>;
   CacheShape s;
@@ -132,7 +132,7 @@ struct AttendLast {
       if (pick < s.n_top) return {null_keys + own * d, null_values + own * d, 1, d, w, R(b), {}};
       return {keys + (cached + begin * d), values + (cached + begin * d), b, d, w, 1, {}};
     };
-    attend_one_query<T>(t, chosen + 1, stretch, most(s), d, q + t.block() * d, y + t.block() * d);
+    attend_one_query<N, T>(t, chosen + 1, stretch, most(s), d, q + t.block() * d, y + t.block() * d);
   }
   // A local head sees up to two windows, and before the first bucket of a rotated head there is less than one.
   SINKHORN_HD static std::int64_t most(const CacheShape& s) { return (s.n_top + 2) * s.bucket; }
@@ -164,9 +164,18 @@ template <class T>
 void CachedAttention<T>::attend(Cuda, const Memory& memory, const Placement& tokens, const T* q, const T* null_keys,
                                 const T* null_values, T* y) {
   const CacheShape& s = memory.shape;
-  launch("cached_attention", tokens.count * s.heads, kMaxThreads, one_query_bytes<Real<T>>(AttendLast<T>::most(s)),
-         AttendLast<T>{s, memory.keys, memory.values, memory.weights, memory.picks, Places(tokens), q, null_keys,
-                       null_values, y});
+  const auto attend = [&]<int N>(Width<N>) {
+    using Attend = AttendLast<T, N>;
+    launch("cached_attention", tokens.count * s.heads, kMaxThreads,
+           one_query_bytes<N, Real<T>>(Attend::most(s), s.width),
+           Attend{s, memory.keys, memory.values, memory.weights, memory.picks, Places(tokens), q, null_keys,
+                  null_values, y});
+  };
+  constexpr int kPack = pack_width<T>();
+  if (s.width % kPack == 0 && is_aligned<kPack>(memory.keys, memory.values, q, null_keys, null_values))
+    attend(Width<kPack>{});
+  else
+    attend(Width<1>{});
 }
 
 template struct CachedAttention<float>;

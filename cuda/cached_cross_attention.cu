@@ -56,7 +56,7 @@ struct AddQueries {
   }
 };
 
-template <class T>
+template <class T, int N>
 struct AttendContext {
   using R = Real<T>;
   CrossCacheShape s;
@@ -75,7 +75,7 @@ struct AttendContext {
       return {keys, keys + s.heads * d,       pick < 0 ? 0 : c, 2 * s.heads * d, R(weights[choice + i]),
               1,    mask ? mask + slot : mask};
     };
-    attend_one_query<T>(t, s.n_top, stretch, s.n_top * c, d, q + t.block() * d, y + t.block() * d);
+    attend_one_query<N, T>(t, s.n_top, stretch, s.n_top * c, d, q + t.block() * d, y + t.block() * d);
   }
 };
 
@@ -103,9 +103,16 @@ void CachedCrossAttention<T>::remember(Cuda, const Memory& memory, const Placeme
 template <class T>
 void CachedCrossAttention<T>::attend(Cuda, const Memory& memory, const Placement& tokens, const T* q, T* y) {
   const CrossCacheShape& s = memory.shape;
-  launch("cached_cross_attention", tokens.count * s.heads, kMaxThreads,
-         one_query_bytes<Real<T>>(s.n_top * s.key_bucket),
-         AttendContext<T>{s, memory.kv, memory.weights, memory.picks, memory.mask, Places(tokens), q, y});
+  const auto attend = [&]<int N>(Width<N>) {
+    launch("cached_cross_attention", tokens.count * s.heads, kMaxThreads,
+           one_query_bytes<N, Real<T>>(s.n_top * s.key_bucket, s.width),
+           AttendContext<T, N>{s, memory.kv, memory.weights, memory.picks, memory.mask, Places(tokens), q, y});
+  };
+  constexpr int kPack = pack_width<T>();
+  if (s.width % kPack == 0 && is_aligned<kPack>(memory.kv, q))
+    attend(Width<kPack>{});
+  else
+    attend(Width<1>{});
 }
 
 template struct CachedCrossAttention<float>;

@@ -1,7 +1,7 @@
 #include <tuple>
 
 #include "autograd/ops/elementwise.h"
-#include "cuda/launch.h"
+#include "cuda/random.h"
 #include "cuda/strided.h"
 
 namespace sinkhorn::kernels {
@@ -42,7 +42,7 @@ struct Masked {
 // Four elements share one Philox block.
 template <class T>
 struct DropFour {
-  RandomBits bits;
+  RandomStream stream;
   std::uint32_t threshold;
   Real<T> scale;
   Global<const T> x;
@@ -53,14 +53,10 @@ struct DropFour {
     Pack<Real<T>, N> out;
     Word4 words = {};
     for (int k = 0; k < N; ++k) {
-      if (k % 4 == 0) words = four_words((i + k) / 4);
+      if (k % 4 == 0) words = stream.four_words((i + k) / 4);
       out[k] = words[N >= 4 ? k % 4 : i % 4] >> 9 >= threshold ? in[k] * scale : Real<T>(0);
     }
     y.store(i, rounded<T>(out));
-  }
-  SINKHORN_DEVICE Word4 four_words(std::int64_t block) const {
-    return philox({std::uint32_t(block), std::uint32_t(std::uint64_t(block) >> 32), bits.step, 0},
-                  std::uint32_t(bits.key), std::uint32_t(bits.key >> 32));
   }
 };
 
@@ -135,7 +131,8 @@ template <class T>
 void Dropout<T>::forward(Cuda, std::int64_t count, RandomBits bits, std::uint32_t threshold, double scale, const T* x,
                          T* y) {
   constexpr int N = 2 * pack_width<T>();  // at least four
-  for_each_pack<N>("dropout", count, is_aligned<N>(x, y), DropFour<T>{bits, threshold, Real<T>(scale), x, y});
+  for_each_pack<N>("dropout", count, is_aligned<N>(x, y),
+                   DropFour<T>{RandomStream(bits), threshold, Real<T>(scale), x, y});
 }
 
 template <class T>

@@ -1,7 +1,7 @@
 #include <cmath>
 
 #include "autograd/noise.h"
-#include "cuda/launch.h"
+#include "cuda/random.h"
 
 namespace sinkhorn::kernels {
 namespace {
@@ -12,12 +12,11 @@ using namespace sinkhorn::cuda;
 template <class T>
 struct GumbelOfFour {
   std::int64_t count;
-  RandomBits bits;
+  RandomStream stream;
   Global<T> y;
   SINKHORN_DEVICE void operator()(std::int64_t block) const {
     using R = Real<T>;
-    const Word4 words = philox({std::uint32_t(block), std::uint32_t(std::uint64_t(block) >> 32), bits.step, 0},
-                               std::uint32_t(bits.key), std::uint32_t(bits.key >> 32));
+    const Word4 words = stream.four_words(block);
     for (int k = 0; k < 4; ++k) {
       const std::int64_t i = 4 * block + k;
       if (i < count) y[i] = -std::log(-std::log(RandomBits::to_uniform<R>(words[k])));
@@ -29,7 +28,7 @@ struct GumbelOfFour {
 
 template <class T>
 void Gumbel<T>::forward(Cuda, std::int64_t count, RandomBits bits, T* y) {
-  for_each("gumbel", pieces(count, 4), GumbelOfFour<T>{count, bits, y});
+  for_each("gumbel", pieces(count, 4), GumbelOfFour<T>{count, RandomStream(bits), y});
 }
 
 template struct Gumbel<float>;

@@ -2,6 +2,7 @@
 #pragma once
 #include <cmath>
 
+#include "cuda/elements.h"
 #include "cuda/reduce.h"
 
 namespace sinkhorn::cuda {
@@ -17,21 +18,30 @@ struct Stretch {
   Global<const bool> real;
 };
 
-/// Bytes of shared memory that attend_one_query takes for `tokens` in all stretches.
-template <class R>
-constexpr std::size_t one_query_bytes(std::int64_t tokens) {
-  return reducer_bytes<R>() + (std::size_t(tokens) * sizeof(R) + 15) / 16 * 16;
+/// How many numbers the partial sums of attend_one_query<N> take, one row of `width` for each group of threads.
+template <int N>
+SINKHORN_HD constexpr std::int64_t partial_sums(std::int64_t width) {
+  return width > kMaxThreads * N ? width : kMaxThreads * N;
+}
+
+/// Bytes of shared memory that attend_one_query<N> takes for `tokens` in all stretches.
+template <int N, class R>
+constexpr std::size_t one_query_bytes(std::int64_t tokens, std::int64_t width) {
+  const auto bytes = [](std::int64_t count) { return (std::size_t(count) * sizeof(R) + 15) / 16 * 16; };
+  return reducer_bytes<R>() + bytes(tokens) + bytes(partial_sums<N>(width));
 }
 
 /// y = softmax(w k q / sqrt(width)) w v over all tokens of stretch(0) .. stretch(count - 1), at most `most` tokens; 0
-/// if there is none.
-template <class T, class Stretches>
+/// if there is none. Numbers are read in packs of N, to which width, distances and pointers must be aligned. First each
+/// thread takes a token, and then a pack of columns for a share of the tokens: one block has little work, so that its
+/// time is that of the loads it waits for.
+template <int N, class T, class Stretches>
 SINKHORN_DEVICE void attend_one_query(Thread& t, std::int64_t count, Stretches stretch, std::int64_t most,
                                       std::int64_t width, Global<const T> q, Global<T> y) {
   using R = Real<T>;
   constexpr R closed = -std::numeric_limits<R>::infinity();
   const BlockReducer<R> reduce(t);
-  const Shared<R> scores = t.shared<R>(most);
+  const Shared<R> scores = t.shared<R>(most), partial = t.shared<R>(partial_sums<N>(width));
   const R scale = 1 / std::sqrt(R(width));
   R largest = closed, sum = 0;
   std::int64_t first = 0;
@@ -41,7 +51,10 @@ SINKHORN_DEVICE void attend_one_query(Thread& t, std::int64_t count, Stretches s
       R score = closed;
       if (!seen.real || seen.real[j]) {
         R dot = 0;
-        for (std::int64_t e = 0; e < width; ++e) dot += R(q[e]) * scale * R(seen.keys[j * seen.distance + e]);
+        for (std::int64_t e = 0; e < width; e += N) {
+          const Pack<R, N> query = load_real<N>(q, e), key = load_real<N>(seen.keys, j * seen.distance + e);
+          for (int n = 0; n < N; ++n) dot += query[n] * scale * key[n];
+        }
         score = seen.weight * dot;
       }
       scores[first + j] = score;
@@ -62,15 +75,26 @@ SINKHORN_DEVICE void attend_one_query(Thread& t, std::int64_t count, Stretches s
   }
   sum = reduce.sum(sum);
   t.sync();
-  for (std::int64_t e = t.index(); e < width; e += t.size()) {
-    R out = 0;
+  const std::int64_t packs = width / N, lanes = packs < t.size() ? packs : t.size(), groups = t.size() / lanes;
+  const std::int64_t group = t.index() / lanes;
+  for (std::int64_t pack = t.index() % lanes; group < groups && pack < packs; pack += lanes) {
+    Pack<R, N> out = {};
     first = 0;
     for (std::int64_t i = 0; i < count; ++i) {
       const Stretch<T> seen = stretch(i);
-      for (std::int64_t j = 0; j < seen.tokens; ++j)
-        if (const R factor = scores[first + j]; factor != 0) out += factor * R(seen.values[j * seen.distance + e]);
+      for (std::int64_t j = group; j < seen.tokens; j += groups) {
+        const R factor = scores[first + j];
+        const Pack<R, N> value = load_real<N>(seen.values, j * seen.distance + pack * N);
+        for (int n = 0; n < N; ++n) out[n] += factor == 0 ? R(0) : factor * value[n];
+      }
       first += seen.tokens;
     }
+    for (int n = 0; n < N; ++n) partial[group * width + pack * N + n] = out[n];
+  }
+  t.sync();
+  for (std::int64_t e = t.index(); e < width; e += t.size()) {
+    R out = 0;
+    for (std::int64_t i = 0; i < groups; ++i) out += partial[i * width + e];
     y[e] = sum == 0 ? R(0) : out / sum;
   }
 }

@@ -1,4 +1,5 @@
 #include <cmath>
+#include <limits>
 
 #include "autograd/optimizer.h"
 #include "cuda/sums.h"
@@ -31,15 +32,18 @@ struct Borders {
 template <class T>
 struct AdamWElements {
   using R = Real<T>;
-  R beta1, rest1, beta2, rest2, eps, keep, rate, root;
+  R beta1, rest1, beta2, rest2, eps;
   double scale;
   Borders borders;
-  Global<const double> clip;
+  Global<const double> numbers, clip;
   Global<const T> gradient;
   Global<T> value, m, v;
   template <int N>
   SINKHORN_DEVICE void operator()(std::int64_t i, Width<N>) const {
-    const R scaled = R(clip ? scale * clip[0] : scale);
+    const double factor = clip ? double(clip[0]) : 1;
+    if (factor != factor) return;  // not a number: the step is not finite
+    const R scaled = R(scale * factor), keep = R(double(numbers[0])), rate = R(double(numbers[1]));
+    const R root = R(double(numbers[2]));
     auto value_i = load_real<N>(value, i), m_i = load_real<N>(m, i), v_i = load_real<N>(v, i);
     const auto flow = load_real<N>(gradient, i);
     int passed = borders.before(i);
@@ -57,12 +61,16 @@ struct AdamWElements {
 };
 
 struct ClipOf {
+  std::int64_t count;
   double clip_norm;
-  Global<const double> square_sum;
+  Global<const double> known;
   Global<double> factor;
   SINKHORN_DEVICE void operator()(std::int64_t) const {
-    const double ratio = clip_norm / (std::sqrt(double(square_sum[0])) + 1e-6);
-    factor[0] = ratio < 1 ? ratio : 1;
+    double least = clip_norm > 0 ? clip_norm / (std::sqrt(double(known[count - 1])) + 1e-6) : 1;
+    if (least > 1) least = 1;
+    for (std::int64_t i = 0; i < count; ++i)
+      if (!std::isfinite(double(known[i]))) least = std::numeric_limits<double>::quiet_NaN();
+    factor[0] = least;
   }
 };
 
@@ -88,8 +96,8 @@ struct SquareOf {
 // One pass over the buffers; further ones only for more borders than fit in a kernel's arguments, from the last of them
 // on: an even number, so that each pass begins without decay.
 template <class T>
-void Optimizer<T>::adamw(Cuda, const AdamWStep& step, std::span<const std::int64_t> borders, const double* clip,
-                         std::int64_t count, T* value, const T* gradient, T* m, T* v) {
+void Optimizer<T>::adamw(Cuda, const AdamWStep& step, std::span<const std::int64_t> borders, std::int64_t count,
+                         T* value, const T* gradient, T* m, T* v) {
   using R = Real<T>;
   constexpr int N = pack_width<T>();
   std::int64_t begin = 0;
@@ -97,9 +105,10 @@ void Optimizer<T>::adamw(Cuda, const AdamWStep& step, std::span<const std::int64
     Borders some;
     for (; some.count < Borders::kMost && next < borders.size(); ++next) some.at[some.count++] = borders[next] - begin;
     const std::int64_t end = next < borders.size() ? borders[next - 1] : count;
-    const AdamWElements<T> kernel{R(step.beta1), R(1 - step.beta1), R(step.beta2), R(1 - step.beta2),   R(step.eps),
-                                  R(step.keep),  R(step.rate),      R(step.root),  step.gradient_scale, some,
-                                  clip,          gradient + begin,  value + begin, m + begin,           v + begin};
+    const AdamWElements<T> kernel{R(step.beta1), R(1 - step.beta1),   R(step.beta2), R(1 - step.beta2),
+                                  R(step.eps),   step.gradient_scale, some,          step.numbers,
+                                  step.clip,     gradient + begin,    value + begin, m + begin,
+                                  v + begin};
     for_each_pack<N>("adamw", end - begin, is_aligned<N>(gradient + begin, value + begin, m + begin, v + begin),
                      kernel);
     if (end == count) return;
@@ -112,8 +121,8 @@ void Optimizer<T>::add_square_sum(Cuda, std::int64_t count, const T* x, double* 
   sum_axis<double>("global_norm", Around(Shape{1, count, 1}, 1), SquareOf<T>{x}, sum, true);
 }
 
-void ClipFactor::forward(Cuda, const double* square_sum, double clip_norm, double* factor) {
-  for_each("clip_factor", 1, ClipOf{clip_norm, square_sum, factor});
+void ClipFactor::forward(Cuda, std::int64_t count, const double* known, double clip_norm, double* factor) {
+  for_each("clip_factor", 1, ClipOf{count, clip_norm, known, factor});
 }
 
 template struct Optimizer<float>;

@@ -30,7 +30,8 @@ IncrementalDecoder::IncrementalDecoder(const SinkhornTransformerLM& model, std::
       capacity_(whole_buckets(model.config(), capacity)),
       lengths_(std::size_t(rows)),
       positions_(model.positions_(Scope{}, capacity_).value),
-      cache_(model.stack_.cache(rows, capacity_, with_whole_buckets(model.config(), around))) {}
+      cache_(model.stack_.cache(rows, capacity_, with_whole_buckets(model.config(), around))),
+      arena_(model.device()) {}
 
 Tensor IncrementalDecoder::prefill(std::span<const std::int32_t> rows,
                                    const std::vector<std::vector<std::int32_t>>& texts) {
@@ -56,23 +57,39 @@ Tensor IncrementalDecoder::prefill(std::span<const std::int32_t> rows,
 Tensor IncrementalDecoder::step(std::span<const std::int32_t> rows, std::span<const std::int32_t> tokens) {
   check_rows(rows);
   if (tokens.size() != rows.size()) fail("incremental decoding: ", tokens.size(), " tokens for ", rows.size(), " rows");
-  std::vector<std::int32_t> begin;
+  const std::int64_t count = std::int64_t(rows.size());
+  std::vector<std::int32_t> input(tokens.begin(), tokens.end());
+  input.insert(input.end(), rows.begin(), rows.end());
   for (std::size_t i = 0; i < rows.size(); ++i) {
     check_token(tokens[i]);
     const std::int64_t length = lengths_[std::size_t(rows[i])];
     if (length == capacity_)
       fail("incremental decoding: row ", rows[i], " is full with ", capacity_, " tokens; prefill its recent ones");
-    begin.push_back(std::int32_t(length));
+    input.push_back(std::int32_t(length));
   }
-  const std::int64_t count = std::int64_t(rows.size());
+  input.resize(4 * rows.size(), 1);
   if (count == 0) return Tensor::zeros({0, model_.config().num_tokens}, positions_.dtype(), positions_.device());
-  const NewTokens added =
-      NewTokens{indices({rows.begin(), rows.end()}), indices(begin), indices(std::vector<std::int32_t>(rows.size(), 1))}
-          .to(model_.device());  // once, for all layers
-  const Tensor ids = indices({tokens.begin(), tokens.end()}).reshape({count, 1});
-  Tensor result = logits(ids, embedding(positions_, added.begin.reshape({count, 1})).value, added);
+  Step& step = steps_[count];
+  const bool is_first = !step.input;
+  if (is_first) step.input = Tensor({4, count}, DType::i32, model_.device());
+  step.input.assign(Tensor::from<std::int32_t>(input, {4, count}));
+  Tensor result;
+  if (is_first || model_.device() == Device::cpu || !Graph::are_enabled()) {
+    result = run(step);
+  } else {
+    if (!step.graph) step.graph.emplace(arena_, [&] { step.logits = run(step); });
+    step.graph->launch();
+    result = step.logits.clone();  // the next launch writes there
+  }
   for (std::int32_t row : rows) ++lengths_[std::size_t(row)];
   return result;
+}
+
+Tensor IncrementalDecoder::run(const Step& step) const {
+  const std::int64_t count = step.input.shape()[1];
+  const auto line = [&](std::int64_t i) { return step.input.slice(i, i + 1).reshape({count}); };
+  const NewTokens added{line(1), line(2), line(3)};
+  return logits(line(0).reshape({count, 1}), embedding(positions_, added.begin.reshape({count, 1})).value, added);
 }
 
 // ids (R, T), their positions' embeddings (R, T, E) or (T, E) -> (R, V), for the last token of each entry alone.

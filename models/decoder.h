@@ -1,7 +1,10 @@
 // Incremental decoding: the logits of a causal language model for texts that grow token by token.
 #pragma once
+#include <map>
+#include <optional>
 #include <span>
 
+#include "autograd/graph.h"
 #include "models/language_model.h"
 
 namespace sinkhorn {
@@ -19,7 +22,8 @@ class IncrementalDecoder {
 
   /// Replaces the text of row rows[i] by texts[i], in one full forward. Returns the logits (R, V) that follow them.
   Tensor prefill(std::span<const std::int32_t> rows, const std::vector<std::vector<std::int32_t>>& texts);
-  /// Adds one token to the text of each of these rows. Returns the logits (R, V) that follow.
+  /// Adds one token to the text of each of these rows. Returns the logits (R, V) that follow. On a GPU the second step
+  /// of R rows is recorded, and it and those after it are one launch.
   Tensor step(std::span<const std::int32_t> rows, std::span<const std::int32_t> tokens);
 
   /// Tokens that a row holds.
@@ -27,6 +31,13 @@ class IncrementalDecoder {
   std::int64_t capacity() const { return capacity_; }
 
  private:
+  /// A token for each of R rows: where it is written to before, and the recorded work with its result.
+  struct Step {
+    Tensor input;  // i32 (4, R): ids, rows, positions, and ones
+    Tensor logits;
+    std::optional<Graph> graph;
+  };
+  Tensor run(const Step& step) const;
   Tensor logits(const Tensor& ids, const Tensor& positions, const NewTokens& tokens) const;
   void check_rows(std::span<const std::int32_t> rows) const;
   void check_token(std::int32_t token) const;
@@ -36,6 +47,8 @@ class IncrementalDecoder {
   std::vector<std::int64_t> lengths_;
   Tensor positions_;  // (capacity, E)
   StackCache cache_;
+  Arena arena_;
+  std::map<std::int64_t, Step> steps_;  // by R
 };
 
 }  // namespace sinkhorn

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "autograd/parallel.h"
 #include "models/decoder.h"
 
 namespace sinkhorn {
@@ -72,18 +73,24 @@ std::vector<std::vector<std::int32_t>> generate(const SinkhornTransformerLM& mod
   IncrementalDecoder decoder(model, std::int64_t(seen.size()), needed + std::min(count, longest - needed), around);
   std::vector<std::vector<double>> logits(seen.size());  // what follows each row, while it is not finished
   const auto keep = [&](const std::vector<std::int32_t>& rows, const Tensor& batch) {
+    const Tensor here = batch.to(Device::cpu);
     for (std::size_t r = 0; r < rows.size(); ++r)
-      logits[std::size_t(rows[r])] = batch.slice(std::int64_t(r), std::int64_t(r) + 1).to_vector();
+      logits[std::size_t(rows[r])] = here.slice(std::int64_t(r), std::int64_t(r) + 1).to_vector();
   };
   std::vector<std::int32_t> active(seen.size());
   std::iota(active.begin(), active.end(), 0);
   keep(active, decoder.prefill(active, seen));
   for (std::int64_t step = 0;; ++step) {
-    std::vector<std::int32_t> unfinished;
-    for (const std::int32_t row : active) {
+    std::vector<std::int32_t> unfinished, drawn(active.size());
+    parallel_for(std::int64_t(active.size()), 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::size_t at = std::size_t(begin); at < std::size_t(end); ++at) {
+        const RandomBits bits = rng.split(std::uint32_t(active[at])).bits();
+        drawn[at] = sample(logits[std::size_t(active[at])], sampling, bits.uniform<double>(std::uint64_t(step)));
+      }
+    });
+    for (std::size_t at = 0; at < active.size(); ++at) {
+      const std::int32_t row = active[at], token = drawn[at];
       const std::size_t i = std::size_t(row);
-      const double uniform = rng.split(std::uint32_t(row)).bits().uniform<double>(std::uint64_t(step));
-      const std::int32_t token = sample(logits[i], sampling, uniform);
       made[i].push_back(token);
       seen[i].push_back(token);
       if (on_token && !on_token(i, token)) return made;

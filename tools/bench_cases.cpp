@@ -107,8 +107,8 @@ std::vector<BenchCase> all_cases() {
     all.push_back({name, purpose, model, Kind::training, precision, batch, length, source_length, device});
   };
   const auto generates = [&](const std::string& name, const std::string& purpose, const ModelConfig& model,
-                             std::int64_t context, Device device) {
-    all.push_back({name, purpose, model, Kind::generation, "f32", 1, context, 0, device});
+                             std::int64_t streams, std::int64_t context, Device device) {
+    all.push_back({name, purpose, model, Kind::generation, "f32", streams, context, 0, device});
   };
   const ModelConfig e = enwik8_model(4096), r = large_model();
   trains("E-B4", "enwik8 model, reversible", e, 4, 4096);
@@ -123,14 +123,16 @@ std::vector<BenchCase> all_cases() {
            length);
   for (const std::int64_t length : {8192, 65536, 204800, 409600, 819200, 1638400, 4194304})
     trains("E-T" + std::to_string(length), "enwik8 model, one long row", enwik8_model(length), 1, length);
-  generates("generation-512", "enwik8 model, one stream behind 512 characters", enwik8_model(8192), 512, Device::cuda);
-  generates("generation-8000", "the same behind 8,000", enwik8_model(8192), 8000, Device::cuda);
+  generates("generation-512", "enwik8 model, one stream behind 512 characters", enwik8_model(8192), 1, 512,
+            Device::cuda);
+  generates("generation-512-B64", "64 streams at once", enwik8_model(8192), 64, 512, Device::cuda);
+  generates("generation-8000", "one stream behind 8,000", enwik8_model(8192), 1, 8000, Device::cuda);
   trains("readme-full", "both directions: memories, SortCut, tied, dropouts", full_model(), 1, 2048);
   trains("examples-encoder-decoder", "4,096 tokens in, 4,096 out, which are counted", pair_model(), 1, 4096, "bf16",
          4096);
   trains("examples-8192", "8,192 tokens in buckets of 75", odd_bucket_model(), 1, 8192);
   trains("cpu", "0.83 M parameters, for a processor", cpu_model(), 8, 512, "f32", 0, Device::cpu);
-  generates("cpu-generation", "the same, one stream behind 256 characters", cpu_model(), 256, Device::cpu);
+  generates("cpu-generation", "the same, one stream behind 256 characters", cpu_model(), 1, 256, Device::cpu);
   return all;
 }
 

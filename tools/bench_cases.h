@@ -11,7 +11,7 @@ namespace sinkhorn {
 struct BenchCase {
   enum class Kind {
     training,   // optimizer steps on batch x length tokens
-    generation  // tokens of one stream behind `length` characters of context
+    generation  // tokens of `batch` streams, each behind `length` characters of context
   };
   std::string name, purpose;
   ModelConfig model;
@@ -27,8 +27,8 @@ struct BenchCase {
 /// In the order in which they run.
 const std::vector<BenchCase>& bench_cases();
 
-/// The case of this name, or all whose names begin with it and a dash ("generation" is generation-512 and
-/// generation-8000). Throws UsageError with the nearest name if there is none.
+/// The case of this name, or all whose names begin with it and a dash ("generation" is generation-512,
+/// generation-512-B64 and generation-8000). Throws UsageError with the nearest name if there is none.
 std::vector<BenchCase> find_bench_cases(const std::string& name);
 
 /// The same kind of model, so small that its gradients are compared with the CPU's f64 in a moment: every option that

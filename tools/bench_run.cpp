@@ -91,10 +91,10 @@ void time_generation(BenchResult& result, Device device, const BenchSettings& se
   move_to(device, model);
   if (device == Device::cuda) cuda::allow_tf32(at.precision == "tf32");
   for (const Parameter* parameter : parameters_of(model)) result.parameters += parameter->value.count();
-  result.tokens = kTokensInSample;
+  result.tokens = kTokensInSample * at.batch;
   result.warmup_steps = 1;
-  const double token = double(kTokensInSample) * generation_flops(at.model, at.length);
-  result.flops = {token, token};
+  const double operations = double(result.tokens) * generation_flops(at.model, at.length);
+  result.flops = {operations, operations};
 
   // All samples fit behind the context: where the text is full, it is read anew.
   const std::int64_t room = (at.model.max_length() - at.length) / kTokensInSample - result.warmup_steps;
@@ -102,16 +102,17 @@ void time_generation(BenchResult& result, Device device, const BenchSettings& se
   std::int64_t samples = std::min(settings.steps, room);
   if (samples < settings.steps) result.note = fmt::format("{} samples, more do not fit behind the context", samples);
   const Tensor ids = integers(Rng(2), {at.length}, std::int32_t(at.model.num_tokens));
-  const auto prompt = ids.span<std::int32_t>();
+  const auto one = ids.span<std::int32_t>();
+  const std::vector<std::vector<std::int32_t>> prompts(std::size_t(at.batch), {one.begin(), one.end()});
   say(settings, at, fmt::format("reading {} tokens, then timing {} samples of {}", at.length, samples, result.tokens));
   Pool::of(device).reset_peak();
   cuda::Timer timer(device);
   const WaitShare wait;
   std::int64_t made = 0;
-  generate(model, {{prompt.begin(), prompt.end()}}, kTokensInSample * (result.warmup_steps + samples), {}, Rng(3),
+  generate(model, prompts, kTokensInSample * (result.warmup_steps + samples), {}, Rng(3),
            [&](std::size_t, std::int32_t) {
-             if (++made % kTokensInSample != 0) return true;
-             if (made > kTokensInSample * result.warmup_steps) {
+             if (++made % result.tokens != 0) return true;
+             if (made > result.tokens * result.warmup_steps) {
                result.milliseconds.push_back(timer.stop());
                if (result.milliseconds.size() == 1 && result.milliseconds[0] > settings.slow_step_ms &&
                    samples > settings.slow_steps) {

@@ -17,10 +17,8 @@ std::vector<T> fetched(const T* device, std::int64_t count) {
   return std::vector<T>(host, host + count);
 }
 
-}  // namespace
-
 template <class T, class C>
-void gemm(std::string_view, const Gemm<T, C>& p) {
+void multiply(const Gemm<T, C>& p) {
   const std::int64_t m = p.m, n = p.n, k = p.k;
   for (std::int64_t i = 0; i < p.batch; ++i) {
     const std::vector<T> lhs = fetched(p.a + i * p.a_step, m * k), rhs = fetched(p.b + i * p.b_step, k * n);
@@ -38,6 +36,13 @@ void gemm(std::string_view, const Gemm<T, C>& p) {
               p.transpose_b ? k : n, 1, sums.data(), n);
     std::copy(sums.begin(), sums.end(), on_host(p.d + i * p.d_step));
   }
+}
+
+}  // namespace
+
+template <class T, class C>
+void gemm(std::string_view, const Gemm<T, C>& p) {
+  emulator::detail::run_or_record([p] { multiply(p); });
 }
 
 template void gemm(std::string_view, const Gemm<float, float>&);

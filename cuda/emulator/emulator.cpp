@@ -18,7 +18,7 @@ namespace {
 using cuda::kWarp;
 
 std::mutex launching;  // one stream: launches of several threads come one after the other
-std::string_view running_op;
+std::string running_op;
 std::int64_t running_index = -1;  // of for_each; -1 in a grid
 
 // What the lanes of one warp asked for: the sectors of each lane's first access, of each lane's second, ...
@@ -250,6 +250,7 @@ void count_sectors(bool on) { detail::counts_sectors = on; }
 
 namespace detail {
 
+thread_local Launches* recording = nullptr;
 Counters now;
 bool counts_sectors = false;
 

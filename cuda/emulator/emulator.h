@@ -2,8 +2,11 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string_view>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
 #include "autograd/error.h"
 
@@ -73,6 +76,18 @@ void touch_shared(const std::byte* at, std::size_t bytes, bool writes);
 void sync(const char* file, int line);
 /// Gives `bytes` (at most 16) of this lane and takes those of another, once all lanes of the warp are here.
 void exchange(const void* give, void* take, std::size_t bytes, int from_lane);
+
+/// What a thread that records a graph has asked for so far; null: it records none, and launches run at once.
+using Launches = std::vector<std::function<void()>>;
+extern thread_local Launches* recording;
+/// Does what `work` does to device memory: now, or whenever the graph that is being recorded is launched.
+template <class Work>
+void run_or_record(Work work) {
+  if (recording)
+    recording->push_back(std::move(work));
+  else
+    work();
+}
 
 /// Runs body(kernel, block, thread) for every thread of every block.
 void run_grid(std::string_view op, std::int64_t blocks, int threads, std::size_t shared_bytes, const void* kernel,

@@ -1,6 +1,7 @@
 // Thread, Global, Shared, launch and for_each of cuda/launch.h on the emulated grid.
 #pragma once
 #include <cstring>
+#include <string>
 #include <type_traits>
 
 #include "cuda/emulator/emulator.h"
@@ -170,38 +171,44 @@ class Thread {
 template <class Kernel>
 void launch(std::string_view op, std::int64_t blocks, int threads, std::size_t shared_bytes, const Kernel& kernel) {
   struct Work {
-    const Kernel& kernel;
+    Kernel kernel;
     int threads;
-  } work{kernel, threads};
-  emulator::detail::run_grid(op, blocks, threads, shared_bytes, &work,
-                             [](const void* of, std::int64_t block, int index) {
-                               const Work& mine = *static_cast<const Work*>(of);
-                               Thread thread(block, index, mine.threads);
-                               mine.kernel(thread);
-                             });
+  };
+  emulator::detail::run_or_record([name = std::string(op), blocks, shared_bytes, work = Work{kernel, threads}] {
+    emulator::detail::run_grid(name, blocks, work.threads, shared_bytes, &work,
+                               [](const void* of, std::int64_t block, int index) {
+                                 const Work& mine = *static_cast<const Work*>(of);
+                                 Thread thread(block, index, mine.threads);
+                                 mine.kernel(thread);
+                               });
+  });
 }
 
 template <class F>
 void for_each(std::string_view op, std::int64_t count, const F& f) {
-  emulator::detail::count_flat(op, count);
-  for (std::int64_t i = 0; i < count; ++i) {
-    emulator::detail::set_index(i);
-    f(i);
-  }
+  emulator::detail::run_or_record([name = std::string(op), count, f] {
+    emulator::detail::count_flat(name, count);
+    for (std::int64_t i = 0; i < count; ++i) {
+      emulator::detail::set_index(i);
+      f(i);
+    }
+  });
 }
 
 template <int N, class F>
 void for_each_pack(std::string_view op, std::int64_t count, bool aligned, const F& f) {
   const std::int64_t packs = aligned ? count / N : 0, singles = count - packs * N;
-  emulator::detail::count_flat(op, packs + singles);
-  for (std::int64_t i = 0; i < packs; ++i) {
-    emulator::detail::set_index(i);
-    f(i * N, Width<N>{});
-  }
-  for (std::int64_t i = 0; i < singles; ++i) {
-    emulator::detail::set_index(packs + i);
-    f(packs * N + i, Width<1>{});
-  }
+  emulator::detail::run_or_record([name = std::string(op), packs, singles, f] {
+    emulator::detail::count_flat(name, packs + singles);
+    for (std::int64_t i = 0; i < packs; ++i) {
+      emulator::detail::set_index(i);
+      f(i * N, Width<N>{});
+    }
+    for (std::int64_t i = 0; i < singles; ++i) {
+      emulator::detail::set_index(packs + i);
+      f(packs * N + i, Width<1>{});
+    }
+  });
 }
 
 }  // namespace emulated

@@ -250,7 +250,7 @@ struct Mask {
   __device__ std::uint32_t kept(int lane) const {
     const std::int64_t columns = head.columns();
     const int at = block.c * (head.is_local ? head.in.bucket : head.in.key_bucket) + key;
-    const RandomBits& bits = head.is_local ? head.in.local_bits : head.in.sorting_bits;
+    const RandomBits bits = (head.is_local ? head.in.local_stream : head.in.sorting_stream).now();
     const std::int64_t group = head.is_local ? head.sequence * head.in.local + head.head : head.group();
     // of query i and key j, counted from the first ones
     const auto element = [&](int i, int j) {

@@ -7,6 +7,7 @@
 #include <new>
 #include <utility>
 
+#include "autograd/graph.h"
 #include "autograd/memory.h"
 #include "cuda/gpu/check.h"
 #include "cuda/runtime.h"
@@ -139,6 +140,7 @@ Waits waits() { return {waits_so_far, 1e-6 * double(nanoseconds_waited)}; }
 
 void wait() {
   using Clock = std::chrono::steady_clock;
+  Graph::require_not_recording("waiting for the device");
   const Clock::time_point start = Clock::now();
   check("waiting for the device", cudaStreamSynchronize(stream()));
   ++waits_so_far;
@@ -180,9 +182,11 @@ void Memory::release(Cuda, void* block) { cudaFree(block); }  // at exit the dri
 void Memory::claim(Cuda, void*, std::size_t) {}
 
 void Memory::upload(Cuda, const std::byte* host, std::byte* device, std::size_t bytes) {
+  Graph::require_not_recording("upload");
   cuda::Staging::the().upload(host, device, bytes);
 }
 void Memory::download(Cuda, const std::byte* device, std::byte* host, std::size_t bytes) {
+  Graph::require_not_recording("download");
   cuda::Staging::the().download(device, host, bytes);
   cuda::wait();
 }

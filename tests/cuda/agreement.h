@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "autograd/graph.h"
 #include "autograd/pool.h"
 #include "autograd/tensor.h"
 #include "build_info.h"
@@ -31,6 +32,16 @@ class Guarded {
  private:
   static Pool& pool() { return Pool::of(Device::cuda); }
   std::size_t before_;
+};
+
+/// Plain launches where programs would use graphs, for as long as it lives.
+class WithoutGraphs {
+ public:
+  WithoutGraphs() : before_(Graph::are_enabled()) { Graph::enable(false); }
+  ~WithoutGraphs() { Graph::enable(before_); }
+
+ private:
+  bool before_;
 };
 
 /// sum (got - want)^2 / sum want^2; infinite if shapes differ, or where one is NaN or infinite and the other not so.

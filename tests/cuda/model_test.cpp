@@ -1,15 +1,18 @@
 // Whole models on the device: the reference numbers, training and generation.
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <sstream>
 
 #include "autograd/memory.h"
 #include "autograd/pool.h"
 #include "cuda/runtime.h"
+#include "models/decoder.h"
 #include "models/encoder_decoder.h"
 #include "models/generate.h"
 #include "nn/composed_attention.h"
 #include "nn/sort_net.h"
+#include "tests/autograd/expect.h"
 #include "tests/cuda/agreement.h"
 #include "tests/models/random_model.h"
 #include "tests/shared.h"
@@ -216,6 +219,83 @@ Batch any_batch(const ModelConfig& model, const TrainConfig& train, std::uint64_
   return batch;
 }
 
+// The first step of a shape is plain launches, the second is recorded, others are replayed.
+TEST(DeviceModel, AStepAsAGraphHasTheBitsOfPlainLaunches) {
+  SINKHORN_NEEDS_DEVICE();
+  std::vector<std::pair<ModelConfig, TrainConfig>> kinds = kinds_of_training();
+  if (testing::is_emulated())
+    kinds = {kinds[1], kinds[3]};  // bf16 with every dropout, reversible; a pair, accumulating
+  for (const auto& kind : kinds) {
+    const ModelConfig& model = kind.first;
+    TrainConfig train = kind.second;
+    train.steps = 6;
+    train.clip_norm = 0.5;
+    const auto next = [&](std::int64_t step) {
+      return [&, step](std::int64_t micro) { return any_batch(model, train, std::uint64_t(10 * step + micro)); };
+    };
+    Trainer recorded(model, train, Device::cuda), plain(model, train, Device::cuda);
+    for (int step = 0; step < 3; ++step) {
+      const StepResult one = recorded.step(next(step));
+      const testing::WithoutGraphs without;
+      const StepResult other = plain.step(next(step));
+      EXPECT_EQ(one.loss, other.loss) << "step " << step;
+      EXPECT_EQ(one.gradient_norm, other.gradient_norm) << "step " << step;
+      if (step != 1) continue;
+      const Batch unseen = any_batch(model, train, 7);
+      EXPECT_EQ(recorded.evaluate(unseen), plain.evaluate(unseen)) << "in the memory of the recorded step";
+    }
+    EXPECT_EQ(recorded.recordings(), 1);
+    EXPECT_EQ(plain.recordings(), 0);
+    for (const Tensor FlatParameters::*part :
+         {&FlatParameters::values, &FlatParameters::first_moment, &FlatParameters::second_moment})
+      EXPECT_TRUE(equal_bits(recorded.parameters().*part, plain.parameters().*part)) << train.precision;
+  }
+}
+
+TEST(DeviceModel, AStepAsAGraphThatIsNotFiniteChangesNothing) {
+  SINKHORN_NEEDS_DEVICE();
+  Trainer trainer(tiny_model(), {}, Device::cuda), spared(tiny_model(), {}, Device::cuda);
+  const auto next = [&](std::uint64_t seed) {
+    return [seed](std::int64_t) { return batch_of(tiny_model(), 2, seed); };
+  };
+  for (std::uint64_t step = 1; step < 4; ++step) trainer.step(next(step)), spared.step(next(step));
+  EXPECT_EQ(trainer.recordings(), 1);
+  const Tensor& norm = trainer.parameters().find("norm.weight")->parameter->value;
+  const Tensor good = norm.clone();
+  norm.slice(3, 4).fill(std::numeric_limits<double>::quiet_NaN());
+  const FlatParameters& all = trainer.parameters();
+  const Tensors before{all.values.clone(), all.first_moment.clone(), all.second_moment.clone()};
+  testing::expect_error<NonFinite>([&] { trainer.step(next(4)); }, {"step 4", "loss", "layer_norm", "norm.weight"});
+  EXPECT_TRUE(equal_bits(all.values, before[0]));
+  EXPECT_TRUE(equal_bits(all.first_moment, before[1]));
+  EXPECT_TRUE(equal_bits(all.second_moment, before[2]));
+  norm.assign(good);
+  EXPECT_EQ(trainer.step(next(4)).loss, spared.step(next(4)).loss);
+  EXPECT_TRUE(equal_bits(all.values, spared.parameters().values));
+}
+
+TEST(DeviceModel, RecordsWhatIsTheSameInEveryStepAlone) {
+  SINKHORN_NEEDS_DEVICE();
+  const auto recordings = [](const ModelConfig& model, const TrainConfig& train, auto rows_of) {
+    Trainer trainer(model, train, Device::cuda);
+    for (std::uint64_t step = 0; step < 6; ++step)
+      trainer.step([&](std::int64_t) { return batch_of(model, rows_of(step), step); });
+    return trainer.recordings();
+  };
+  ModelConfig model = tiny_model();
+  model.depth = 1;
+  EXPECT_EQ(recordings(model, {}, [](std::uint64_t step) { return 1 + std::int64_t(step % 2); }), 2) << "one a shape";
+  EXPECT_EQ(recordings(model, {}, [](std::uint64_t step) { return 1 + std::int64_t(step); }), 0) << "each seen once";
+  model.layer_dropout = 0.1;
+  EXPECT_EQ(recordings(model, {}, [](std::uint64_t) { return 1; }), 0) << "the host chooses layers";
+  Trainer trainer(tiny_model(), {}, Device::cuda);
+  EXPECT_TRUE(trainer.may_record(batch_of(tiny_model(), 2)));
+  TrainConfig long_step;
+  long_step.accumulate = 1000000000;
+  EXPECT_FALSE(Trainer(tiny_model(), long_step, Device::cuda).may_record(batch_of(tiny_model(), 2)))
+      << "launches are a small part of its time";
+}
+
 TEST(DevicePool, AsksForNothingFromTheSecondTrainingStepOn) {
   SINKHORN_NEEDS_DEVICE();
   const auto asked = [] { return Pool::of(Device::cuda).stats().system_allocations; };
@@ -349,6 +429,38 @@ TEST(DeviceModel, GeneratesWhatTheCpuDoes) {
     SinkhornTransformerLM here(config, Rng(3), DType::f64), there(config, Rng(3), DType::f64);
     move_to(Device::cuda, there);
     EXPECT_EQ(generate(here, prompts, 14, {}, Rng(5)), generate(there, prompts, 14, {}, Rng(5)));
+  }
+}
+
+// Three rows of unequal lengths grow across the borders of their buckets, all or some of them in a step.
+TEST(DeviceModel, ATokenAsAGraphHasTheBitsOfPlainLaunches) {
+  SINKHORN_NEEDS_DEVICE();
+  for (const bool with_context : {false, true}) {
+    ModelConfig config = tiny_model();
+    config.heads = 4;
+    config.receives_context = with_context;
+    SinkhornTransformerLM model(config, Rng(3));
+    move_to(Device::cuda, model);
+    AttentionContext around;
+    if (with_context) around.context = uniform(Rng(4), {3, 6, config.dim}, -1, 1).to(Device::cuda);
+    const auto logits = [&] {
+      IncrementalDecoder decoder(model, 3, 0, around);
+      const std::vector<std::vector<std::int32_t>> all{{1}, {4, 5, 6}, {7, 8, 9, 10, 1}};
+      Tensors made{decoder.prefill(std::vector<std::int32_t>{0, 1, 2}, all)};
+      for (std::int32_t i = 0; i < 10; ++i) {
+        const std::vector<std::int32_t> rows = i % 3 == 1 ? std::vector<std::int32_t>{2, 0} : std::vector{0, 1, 2};
+        const std::int64_t before = Memory::transfers().uploads;
+        made.push_back(decoder.step(rows, std::vector<std::int32_t>(rows.size(), i)));
+        EXPECT_EQ(Memory::transfers().uploads - before, 1) << "all that is new comes in one copy";
+      }
+      return made;
+    };
+    const Tensors recorded = logits();
+    const testing::WithoutGraphs plain;
+    for (std::size_t i = 0; const Tensor& of_step : logits()) {
+      EXPECT_TRUE(equal_bits(recorded[i], of_step)) << "step " << i << ", context " << with_context;
+      ++i;
+    }
   }
 }
 

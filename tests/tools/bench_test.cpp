@@ -232,7 +232,7 @@ TEST(BenchCases, SortCutOfACausalPairIsItsEncoders) {
 
 TEST(BenchCases, AreFoundByNameAndByGroup) {
   EXPECT_EQ(find_bench_cases("R").size(), 1u);
-  EXPECT_EQ(find_bench_cases("generation").size(), 2u);
+  EXPECT_EQ(find_bench_cases("generation").size(), 3u);
   EXPECT_EQ(find_bench_cases("examples").size(), 2u);
   try {
     find_bench_cases("E-B5");

@@ -1,0 +1,136 @@
+// Graphs: what was recorded is done again to the bit, reads what changes from memory, and keeps its memory to itself.
+#include "autograd/graph.h"
+
+#include <gtest/gtest.h>
+
+#include "autograd/ops.h"
+#include "autograd/optimizer.h"
+#include "cuda/runtime.h"
+#include "tests/autograd/expect.h"
+#include "tests/cuda/agreement.h"
+
+namespace sinkhorn {
+namespace {
+
+using testing::expect_error;
+
+// Forward and backward through products, sums, rows that share a key (which sorts) and noise, from `x` (6, 8) and
+// `ids`.
+Tensor gradient(const Tensor& x, const Tensor& ids, const Rng& noise) {
+  const Tape tape = Tape::record();
+  const Var leaf = tape.leaf(x);
+  const Var rows = embedding(leaf, ids);
+  const Var y = dropout(gelu(matmul(rows, leaf, false, true)), 0.3, noise);
+  const Var sum = layer_norm(concat({y, y}, 1), Tensor::full({12}, 2, DType::f32, Device::cuda),
+                             Tensor::zeros({12}, DType::f32, Device::cuda));
+  return tape.backward(mean(square(sum + gumbel(noise.split(1), sum.shape(), DType::f32, Device::cuda)))).of(leaf);
+}
+
+struct Work {
+  Tensor x = uniform(Rng(1), {6, 8}, -1, 1).to(Device::cuda);
+  Tensor ids = integers(Rng(2), {9}, 6).to(Device::cuda);
+  Tensor host_step = Tensor::zeros({}, DType::i32), step = host_step.to(Device::cuda);
+  Rng noise{7, host_step, step};
+  Tensor result = x.like();
+
+  void operator()() const { result.assign(gradient(x, ids, noise)); }
+  // Other inputs, and the next step's noise.
+  void advance(std::uint64_t seed) {
+    x.assign(uniform(Rng(seed), {6, 8}, -1, 1));
+    ids.assign(integers(Rng(seed), {9}, 6));
+    *host_step.data<std::int32_t>() = std::int32_t(seed);
+    step.assign(host_step);
+  }
+};
+
+TEST(DeviceGraph, ALaunchGivesTheBitsOfThePlainWorkAndReadsWhatChanges) {
+  SINKHORN_NEEDS_DEVICE();
+  Work work;
+  work();
+  const Tensor first = work.result.clone();
+  work.result.fill(5);
+  const Arena arena(Device::cuda);
+  const Graph graph(arena, work);
+  EXPECT_EQ(work.result.to_vector(), std::vector<double>(48, 5)) << "recording does nothing";
+  EXPECT_GT(graph.size(), 10);
+  graph.launch();
+  EXPECT_TRUE(equal_bits(work.result, first));
+  Tensor before = first;
+  for (std::uint64_t seed = 3; seed < 6; ++seed) {
+    work.advance(seed);
+    work();
+    const Tensor plain = work.result.clone();
+    EXPECT_FALSE(equal_bits(plain, before));
+    work.result.fill(5);
+    graph.launch();
+    EXPECT_TRUE(equal_bits(work.result, plain)) << seed;
+    before = plain;
+  }
+  // The noise alone: the word on the device is what counts.
+  work.step.fill(99);
+  graph.launch();
+  EXPECT_FALSE(equal_bits(work.result, before));
+}
+
+TEST(DeviceGraph, NeitherCopiesNorWaitsWhileRecording) {
+  SINKHORN_NEEDS_DEVICE();
+  const Arena arena(Device::cuda);
+  const Tensor there = Tensor::full({4}, 2, DType::f32, Device::cuda), here = Tensor::zeros({4});
+  const auto refused = [&](const std::function<void()>& work) {
+    expect_error([&] { Graph(arena, work); }, {"a graph is being recorded", "do it before"});
+  };
+  refused([&] { there.to_vector(); });
+  refused([&] { here.to(Device::cuda); });
+  refused([] { cuda::wait(); });
+  refused([&] { Graph(arena, [] {}); });
+  // And all goes on.
+  EXPECT_EQ(there.to_vector(), std::vector<double>(4, 2));
+  const Graph graph(arena, [&] { there.fill(3); });
+  graph.launch();
+  EXPECT_EQ(there.to_vector(), std::vector<double>(4, 3));
+}
+
+TEST(DeviceGraph, NobodyElseGetsItsMemoryWhileItLives) {
+  SINKHORN_NEEDS_DEVICE();
+  Pool& pool = Pool::of(Device::cuda);
+  Work work;
+  work();
+  const Tensor want = work.result.clone();
+  const std::size_t in_use = pool.stats().in_use, asked = pool.stats().system_allocations;
+  {
+    const Arena arena(Device::cuda);
+    const Graph graph(arena, work), again(arena, work);
+    EXPECT_EQ(pool.stats().system_allocations, asked) << "blocks of the plain run serve both";
+    EXPECT_EQ(pool.stats().in_use, in_use);
+    std::vector<Tensor> others;
+    for (int i = 0; i < 200; ++i) others.push_back(Tensor::full({1 + 4 * i}, i, DType::f32, Device::cuda));
+    pool.reset_peak();
+    const std::size_t before = pool.stats().peak;
+    graph.launch();
+    EXPECT_TRUE(equal_bits(work.result, want));
+    EXPECT_GT(pool.stats().peak, before) << "what the work holds counts in every launch";
+    again.launch();
+    EXPECT_TRUE(equal_bits(work.result, want));
+    for (int i = 0; i < 200; ++i)
+      EXPECT_EQ(others[std::size_t(i)].to_vector(), std::vector<double>(std::size_t(1 + 4 * i), i));
+  }
+  pool.release();
+  const std::size_t reserved = pool.stats().reserved;
+  EXPECT_EQ(reserved, pool.stats().in_use) << "the arena's blocks came back";
+}
+
+TEST(DeviceGraph, ATensorThatIsHandedOutKeepsItsPlace) {
+  SINKHORN_NEEDS_DEVICE();
+  const Arena arena(Device::cuda);
+  const Tensor x = Tensor::full({5}, 2, DType::f32, Device::cuda);
+  Tensor square_of, cube_of;
+  const Graph one(arena, [&] { square_of = mul(x, x).value; });
+  const Graph other(arena, [&] { cube_of = mul(mul(x, x), x).value; });
+  one.launch();
+  other.launch();
+  EXPECT_EQ(square_of.to_vector(), std::vector<double>(5, 4));
+  EXPECT_EQ(cube_of.to_vector(), std::vector<double>(5, 8));
+}
+
+}  // namespace
+}  // namespace sinkhorn
