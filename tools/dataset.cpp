@@ -46,8 +46,8 @@ Dataset load_dataset(const std::string& path, const std::string& vocabulary, std
   data.tokens = Tokens(corpus.text, data.tokenizer, where);
   data.split = split_tokens(data.tokens, seq_len, corpus.name);
   data.validation_text = data.split.validation.bytes();
-  data.is_utf8 = !first_invalid_byte(text);
-  data.characters = data.characters_in(text);
+  data.is_utf8 = !data.tokenizer.is_bytes() || !first_invalid_byte(text);
+  data.characters = data.tokenizer.is_bytes() ? data.characters_in(text) : data.tokens.size();
   data.validation_characters = data.characters_in(data.validation_text);
   return data;
 }

@@ -17,6 +17,10 @@ namespace {
 template <class See>
 void for_each_code_point(std::string_view text, const std::string& where, See see) {
   for (std::size_t at = 0; at < text.size();) {
+    if (const auto byte = static_cast<unsigned char>(text[at]); byte < 0x80) {
+      see(char32_t(byte), at++);
+      continue;
+    }
     const CodePoint c = first_code_point(text.substr(at));
     if (c.length == 0) refuse_bytes(where, at);
     see(c.value, at);
@@ -40,12 +44,14 @@ Tokenizer Tokenizer::characters(std::string_view text, const std::string& where)
 Tokenizer Tokenizer::symbols(std::string_view text, const std::string& where) {
   Tokenizer tokenizer;
   tokenizer.bytes_ = false;
+  tokenizer.ascii_.fill(-1);
   for_each_code_point(text, where, [&](char32_t c, std::size_t) {
     const auto [first, added] = tokenizer.tokens_.emplace(c, std::int32_t(tokenizer.characters_.size()));
     if (!added)
       fail<DataError>(where, ": the character ", describe_code_point(c), " stands at places ", first->second, " and ",
                       tokenizer.characters_.size(), " (counted from 0); every token needs a character of its own");
     tokenizer.characters_ += c;
+    if (c < tokenizer.ascii_.size()) tokenizer.ascii_[c] = first->second;
   });
   return tokenizer;
 }
@@ -95,6 +101,7 @@ std::int64_t Tokenizer::walk(std::string_view text, const std::string& where,
 }
 
 std::int32_t Tokenizer::token_of(char32_t character, const std::string& where) const {
+  if (character < ascii_.size() && ascii_[character] >= 0) return ascii_[character];
   const auto found = tokens_.find(character);
   if (found == tokens_.end())
     fail<DataError>(where, ": the character ", describe_code_point(character), " is not in the vocabulary of ", size(),

@@ -1,5 +1,6 @@
 // Text to tokens and back: one token per Unicode code point, or one per byte.
 #pragma once
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -47,6 +48,7 @@ class Tokenizer {
   bool bytes_ = true;
   std::u32string characters_;  // token -> code point
   std::unordered_map<char32_t, std::int32_t> tokens_;
+  std::array<std::int32_t, 128> ascii_{};  // the tokens of most characters of most texts; -1: none
 };
 
 /// Throws DataError saying how the vocabulary of the data differs from that of a checkpoint; returns if they are equal.

@@ -336,7 +336,7 @@ class Run {
       std::cout << fmt::format("best: validation loss {:.4f}, {:.3f} bits per character, at step {}{}\n",
                                record_.best_val_loss, data_->bits_per_character(record_.best_val_loss),
                                record_.best_step, compressed_.empty() ? "" : " (" + to_text(compressed_) + ")");
-    if (batches_waited_for_ > 1 + trainer_->steps_done() / 100)
+    if (batches_waited_for_ > 10 + trainer_->steps_done() / 20)
       std::cout << fmt::format("note: waited for {} batches: the data is read more slowly than the model learns\n",
                                grouped(batches_waited_for_));
     if (train.sample_length > 0) {
