@@ -248,7 +248,7 @@ causal = true
 dim = 256
 depth = 2
 heads = 4
-bucket_size = 128
+bucket_size = 57
 [train]
 task = "add-one"
 task_length = 512

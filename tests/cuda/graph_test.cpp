@@ -102,8 +102,8 @@ TEST(DeviceGraph, NobodyElseGetsItsMemoryWhileItLives) {
     const Graph graph(arena, work), again(arena, work);
     EXPECT_EQ(pool.stats().system_allocations, asked) << "blocks of the plain run serve both";
     EXPECT_EQ(pool.stats().in_use, in_use);
-    std::vector<Tensor> others;
-    for (int i = 0; i < 200; ++i) others.push_back(Tensor::full({1 + 4 * i}, i, DType::f32, Device::cuda));
+    Tensors others(200);
+    for (int i = 0; i < 200; ++i) others[std::size_t(i)] = Tensor::full({1 + 4 * i}, i, DType::f32, Device::cuda);
     pool.reset_peak();
     const std::size_t before = pool.stats().peak;
     graph.launch();
@@ -115,8 +115,7 @@ TEST(DeviceGraph, NobodyElseGetsItsMemoryWhileItLives) {
       EXPECT_EQ(others[std::size_t(i)].to_vector(), std::vector<double>(std::size_t(1 + 4 * i), i));
   }
   pool.release();
-  const std::size_t reserved = pool.stats().reserved;
-  EXPECT_EQ(reserved, pool.stats().in_use) << "the arena's blocks came back";
+  EXPECT_EQ(pool.stats().reserved, pool.stats().in_use) << "the arena's blocks came back";
 }
 
 TEST(DeviceGraph, ATensorThatIsHandedOutKeepsItsPlace) {

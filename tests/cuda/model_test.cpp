@@ -224,7 +224,12 @@ TEST(DeviceModel, AStepAsAGraphHasTheBitsOfPlainLaunches) {
   SINKHORN_NEEDS_DEVICE();
   std::vector<std::pair<ModelConfig, TrainConfig>> kinds = kinds_of_training();
   if (testing::is_emulated())
-    kinds = {kinds[1], kinds[3]};  // bf16 with every dropout, reversible; a pair, accumulating
+    kinds = {kinds[1], kinds[3]};          // bf16 with every dropout, reversible; a pair, accumulating
+  ModelConfig with_memory = tiny_model();  // whose values learn at a rate of their own
+  with_memory.pkm_layers = {2};
+  with_memory.pkm_num_keys = with_memory.pkm_topk = with_memory.pkm_dim_head = 4;
+  with_memory.weight_tie = true;
+  kinds.emplace_back(with_memory, TrainConfig{});
   for (const auto& kind : kinds) {
     const ModelConfig& model = kind.first;
     TrainConfig train = kind.second;
