@@ -102,7 +102,8 @@ class ChooserLists {
     const KeyOfPlace key_of{s.lists * s.n_top, std::int32_t(s.key_buckets()), std::int32_t(s.nulls()), picks};
     auto *const begin = begin_.data<std::int32_t>(), *const sorted = sorted_.data<std::int32_t>();
     if (ListChoosers::takes(key_of.per_head, s.key_buckets())) {
-      launch(op, s.batch * s.sorting(), kMaxThreads, std::size_t(key_of.per_head) * sizeof(std::int32_t),
+      const std::int64_t whole = pieces(key_of.per_head, 4) * 4;  // the compiler reads packs of four
+      launch(op, s.batch * s.sorting(), kMaxThreads, std::size_t(whole) * sizeof(std::int32_t),
              ListChoosers{key_of, begin, sorted, places()});
       return;
     }
