@@ -242,8 +242,8 @@ log_every = 10
       task_preset("recall", "task: say the value that stood with a key", "bucket_size = 16\n",
                   "task_length = 4\ntask_symbols = 8\nsteps = 3000\nlearning_rate = 2e-3\nembedding_init_std = 0.02\n",
                   256),
-      // A decoder reads 513 tokens, nine whole buckets of 57: with buckets of 128 only the longest examples would fill a
-      // fifth one, too seldom to learn what belongs there.
+      // A decoder reads 513 tokens, nine whole buckets of 57: with buckets of 128 only the longest examples would fill
+      // a fifth one, too seldom to learn what belongs there.
       {"add-one-512", "task add-one at length 512, for one GPU", R"(
 [model]
 causal = true

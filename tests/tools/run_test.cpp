@@ -264,10 +264,11 @@ END
   const std::size_t summary = got.err.find("run: summary of the parts\n");
   ASSERT_NE(summary, std::string::npos) << got.err;
   const std::string end = got.err.substr(summary);
-  for (const char* part : {"normal: ok: 24 passed, 0 failed, 0 skipped\n", "asan: FAILED: exit status 134 (signal ABRT)",
-                           "failed: Pool.Lends\n", "died in: Pool.Returns\n", "tests/pool_test.cpp:7: Failure\n",
-                           "lent: 3\n", "SUMMARY: AddressSanitizer: heap-use-after-free pool.cpp:12 in take\n",
-                           "tsan: FAILED: build/tsan did not build", "pool.cpp:1: error: no"})
+  for (const char* part :
+       {"normal: ok: 24 passed, 0 failed, 0 skipped\n", "asan: FAILED: exit status 134 (signal ABRT)",
+        "failed: Pool.Lends\n", "died in: Pool.Returns\n", "tests/pool_test.cpp:7: Failure\n", "lent: 3\n",
+        "SUMMARY: AddressSanitizer: heap-use-after-free pool.cpp:12 in take\n",
+        "tsan: FAILED: build/tsan did not build", "pool.cpp:1: error: no"})
     EXPECT_TRUE(contains(end, part)) << part << " is not in:\n" << end;
 }
 
