@@ -250,7 +250,7 @@ void count_sectors(bool on) { detail::counts_sectors = on; }
 
 namespace detail {
 
-thread_local Launches* recording = nullptr;
+constinit thread_local Launches* recording = nullptr;
 Counters now;
 bool counts_sectors = false;
 

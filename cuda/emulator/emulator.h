@@ -79,7 +79,7 @@ void exchange(const void* give, void* take, std::size_t bytes, int from_lane);
 
 /// What a thread that records a graph has asked for so far; null: it records none, and launches run at once.
 using Launches = std::vector<std::function<void()>>;
-extern thread_local Launches* recording;
+extern constinit thread_local Launches* recording;  // constinit: no wrapper, which UBSan takes for a null pointer
 /// Does what `work` does to device memory: now, or whenever the graph that is being recorded is launched.
 template <class Work>
 void run_or_record(Work work) {
