@@ -148,7 +148,8 @@ class Run {
                               model.n_local_attn_heads, model.bucket_size, model.reversible ? ", reversible" : ""));
     for (const auto& [what, text] : data_->banner()) line(what.c_str(), text);
     compressed_ = data_->compressed();
-    if (!compressed_.empty()) line("compare", to_text(compressed_) + " bits per character of the validation part");
+    if (!compressed_.empty())
+      line("compare", to_text(compressed_) + " bits per character of the validation part, of 16 MiB at most");
 
     std::string config = train.resume           ? "as the checkpoint has it"
                          : train.preset.empty() ? "defaults"
