@@ -13,9 +13,9 @@ namespace sinkhorn {
 /// each launch() does all of it again, in the same order and with the same arguments, so that results are those of the
 /// function to the bit. The contract:
 ///   - Shapes and all that the host decides are fixed by the recording. What changes between launches is read by
-///   kernels
-///     from tensors that stand outside and are written to before a launch: ids, positions, step words, learning rates.
-///     Those tensors live as long as the graph, and hold their results too, unless the function hands tensors out.
+///     kernels from tensors that stand outside and are written to before a launch: ids, positions, step words, learning
+///     rates. Those tensors live as long as the graph, and hold their results too, unless the function hands tensors
+///     out.
 ///   - What the function allocates lies in the arena, and keeps its place. A tensor that it hands out holds what the
 ///     last launch wrote. Graphs of one arena work in the same memory, one after the other, as launches come.
 ///   - Nothing may wait, nor cross between host and device, while recording: an Error. The same work should have run

@@ -30,8 +30,8 @@ static_assert(philox({~0u, ~0u, ~0u, ~0u}, ~0u, ~0u) == Word4{0x408f276d, 0x41c8
 struct RandomBits {
   std::uint64_t key = 0;
   std::uint32_t step = 0;
-  const std::int32_t* device_step =
-      nullptr;  // the same word on Device::cuda, for kernels there; null: they take `step`
+  /// The same word on Device::cuda, for kernels there; null: they take `step`.
+  const std::int32_t* device_step = nullptr;
 
   /// Philox block `i` of the stream: its words 4 i .. 4 i + 3.
   SINKHORN_HD constexpr Word4 block(std::uint64_t i) const {
