@@ -39,6 +39,7 @@ struct RouteBuckets;
 struct Sinkhorn;
 struct ProductKeyTopK;
 struct CrossEntropy;
+struct LinearCrossEntropy;
 struct BucketSummary;
 struct BucketedAttention;
 struct ReversibleChain;
@@ -60,7 +61,7 @@ using AllOps = decltype(ops::join(
              ops::Matmul, ops::Linear, ops::LayerNorm, ops::Embedding, ops::EmbeddingBag,                   //
              ops::TopK, ops::GatherBuckets, ops::SortingMatrix, ops::RouteBuckets, ops::Sinkhorn,           //
              ops::ProductKeyTopK,                                                                           //
-             ops::CrossEntropy,                                                                             //
+             ops::CrossEntropy, ops::LinearCrossEntropy,                                                    //
              ops::BucketSummary, ops::BucketedAttention, ops::ReversibleChain>{}));
 
 }  // namespace sinkhorn

@@ -85,15 +85,18 @@ struct CountedRow {
   SINKHORN_DEVICE double operator()(std::int64_t row, std::int64_t) const { return goals.counts(row) ? 1 : 0; }
 };
 
+struct CountAsInteger {
+  Global<const double> sum;
+  Global<std::int32_t> count;
+  SINKHORN_DEVICE void operator()(std::int64_t) const { count[0] = std::int32_t(sum[0]); }
+};
+
 template <class R>
 struct MeanLoss {
-  Global<const double> sums;  // loss and count
+  Global<const double> sum;
+  Global<const std::int32_t> count;
   Global<R> loss;
-  Global<std::int32_t> count;
-  SINKHORN_DEVICE void operator()(std::int64_t) const {
-    count[0] = std::int32_t(sums[1]);
-    loss[0] = sums[1] > 0 ? R(sums[0] / sums[1]) : R(0);
-  }
+  SINKHORN_DEVICE void operator()(std::int64_t) const { loss[0] = count[0] > 0 ? R(sum[0] / count[0]) : R(0); }
 };
 
 template <class T>
@@ -110,7 +113,7 @@ struct LossGradient {
     const std::int64_t row = quotient(i, width), target = goals.ids[row] - (i - row * width);
     Pack<R, N> out = {};
     if (goals.counts(row)) {
-      const R scale = dloss[0] / R(count[0]), shift = log_sum_exp[row];
+      const R scale = (dloss ? dloss[0] : R(1)) / R(count[0]), shift = log_sum_exp[row];
       const auto in = load_real<N>(logits, i);
       for (int n = 0; n < N; ++n) out[n] = (math::exp(in[n] - shift) - R(n == target)) * scale;
     }
@@ -121,18 +124,23 @@ struct LossGradient {
 }  // namespace
 
 template <class T>
+void CrossEntropy<T>::count(Cuda, std::int64_t rows, const Targets& targets, std::int32_t* count) {
+  const Tensor sum = workspace({1}, DType::f64);
+  sum_axis<double>("cross_entropy", Around(Shape{1, rows, 1}, 1), CountedRow{targets}, sum.data<double>());
+  for_each("cross_entropy", 1, CountAsInteger{sum.data<double>(), count});
+}
+
+template <class T>
 void CrossEntropy<T>::forward(Cuda, Rows rows, const Targets& targets, const T* logits, Real<T>* log_sum_exp,
-                              Real<T>* loss, std::int32_t* count) {
+                              Real<T>* losses) {
   using R = Real<T>;
-  const Tensor losses = workspace({rows.count}, dtype_of<R>), sums = workspace({2}, DType::f64);
-  double* const sum = sums.data<double>();
   constexpr int kPack = pack_width<T>();
   const auto launched = [&]<int N, bool by_warp>(Width<N>, std::bool_constant<by_warp>) {
     constexpr int kTeams = by_warp ? 4 : 1;  // rows of a block
     launch("cross_entropy", pieces(rows.count, kTeams), by_warp ? kTeams * kWarp : kMaxThreads,
            reducer_bytes<Exponentials<R>>(),
-           LossOfRows<T, N, by_warp>{rows.count, rows.width, targets, logits, log_sum_exp, losses.data<R>(),
-                                     bad_index(), "cross_entropy: target"});
+           LossOfRows<T, N, by_warp>{rows.count, rows.width, targets, logits, log_sum_exp, losses, bad_index(),
+                                     "cross_entropy: target"});
   };
   const auto by_width = [&]<int N>(Width<N> packs) {
     if (rows.width <= 16 * N * kWarp) return launched(packs, std::true_type{});
@@ -142,10 +150,14 @@ void CrossEntropy<T>::forward(Cuda, Rows rows, const Targets& targets, const T* 
     by_width(Width<kPack>{});
   else
     by_width(Width<1>{});
-  const Around all(Shape{1, rows.count, 1}, 1);
-  sum_axis<double>("cross_entropy", all, RowLoss<R>{losses.data<R>()}, sum);
-  sum_axis<double>("cross_entropy", all, CountedRow{targets}, sum + 1);
-  for_each("cross_entropy", 1, MeanLoss<R>{sum, loss, count});
+}
+
+template <class T>
+void CrossEntropy<T>::mean(Cuda, Rows rows, const Real<T>* losses, const std::int32_t* count, Real<T>* loss) {
+  using R = Real<T>;
+  const Tensor sum = workspace({1}, DType::f64);
+  sum_axis<double>("cross_entropy", Around(Shape{1, rows.count, 1}, 1), RowLoss<R>{losses}, sum.data<double>());
+  for_each("cross_entropy", 1, MeanLoss<R>{sum.data<double>(), count, loss});
 }
 
 template <class T>

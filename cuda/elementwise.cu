@@ -25,6 +25,12 @@ struct Affine {
 };
 
 template <class R>
+struct ScaledBy {
+  Global<const R> a;
+  SINKHORN_DEVICE R operator()(R x) const { return a[0] * x; }
+};
+
+template <class R>
 struct SumOf {
   SINKHORN_DEVICE R operator()(R a, R b) const { return a + b; }
 };
@@ -110,6 +116,11 @@ void Map<F, T>::backward(Cuda, std::int64_t count, const T* kept, const T* dy, T
 template <class T>
 void Scale<T>::forward(Cuda, std::int64_t count, const T* x, double a, double b, T* y) {
   map_elements("scale", count, Affine<Real<T>>{Real<T>(a), Real<T>(b)}, y, x);
+}
+
+template <class T>
+void Scale<T>::by(Cuda, std::int64_t count, const T* x, const Real<T>* a, T* y) {
+  map_elements("scale", count, ScaledBy<Real<T>>{a}, y, x);
 }
 
 template <class T>

@@ -34,6 +34,12 @@ Var EncoderDecoder::operator()(const Scope& scope, const MaskedIds& source, cons
   return decode(scope, target, encode(scope, source), source.mask);
 }
 
+CrossEntropy EncoderDecoder::loss(const Scope& scope, const MaskedIds& source, const MaskedIds& inputs,
+                                  const Tensor& targets, const Tensor& counted) const {
+  return next_token_loss(decoder_, scope.split(1), inputs.ids, targets, counted,
+                         {inputs.mask, encode(scope, source), source.mask});
+}
+
 LanguageModelLoss EncoderDecoder::loss(const Scope& scope, const MaskedIds& source, const MaskedIds& target,
                                        std::optional<std::int32_t> ignore_index) const {
   return autoregressive_loss(decoder_, scope.split(1), target.ids, {target.mask, encode(scope, source), source.mask},

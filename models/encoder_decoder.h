@@ -25,6 +25,9 @@ class EncoderDecoder {
   Var decode(const Scope& scope, const MaskedIds& target, const Var& encoded, const Tensor& source_mask) const;
   Var operator()(const Scope& scope, const MaskedIds& source, const MaskedIds& target) const;
 
+  /// Mean cross-entropy of what follows each of the inputs (B, T), given the source: next_token_loss of the decoder.
+  CrossEntropy loss(const Scope& scope, const MaskedIds& source, const MaskedIds& inputs, const Tensor& targets,
+                    const Tensor& counted) const;
   /// Next-token loss of the target (B, T), T >= 2, given the source: inputs target[:, :-1], targets target[:, 1:]
   /// (behaviour, rule 15). The first target token is the start of every answer.
   LanguageModelLoss loss(const Scope& scope, const MaskedIds& source, const MaskedIds& target,

@@ -19,6 +19,11 @@ SinkhornTransformerLM::SinkhornTransformerLM(const ModelConfig& config, Initiali
 }
 
 Var SinkhornTransformerLM::operator()(const Scope& scope, const Tensor& ids, const AttentionContext& around) const {
+  const Var y = features(scope, ids, around);
+  return to_logits_ ? (*to_logits_)(scope, y) : y;
+}
+
+Var SinkhornTransformerLM::features(const Scope& scope, const Tensor& ids, const AttentionContext& around) const {
   if (ids.shape().rank() != 2) fail("language model: expected ids (B, T), got ", ids.shape());
   const std::int64_t length = ids.shape()[1];
   if (length > config().max_length())
@@ -27,8 +32,7 @@ Var SinkhornTransformerLM::operator()(const Scope& scope, const Tensor& ids, con
   const Var embedded = add(token_embedding_(scope, ids), positions_(scope, length));
   const Var x = scope.split(0).dropout(embedded, config().emb_dropout);
   // Embeddings that nothing follows stay in full: they may be another model's context.
-  const Var features = norm_(to_logits_ ? scope : scope.in_full(), stack_(scope.split(1), x, around));
-  return to_logits_ ? (*to_logits_)(scope, features) : features;
+  return norm_(to_logits_ ? scope : scope.in_full(), stack_(scope.split(1), x, around));
 }
 
 namespace {
@@ -63,18 +67,16 @@ Tensor padded_mask(const Tensor& mask, const Shape& shape, const Margins& m, Dev
   return pad(Var(real), 1, m.before, m.after).value;
 }
 
-template <class Model>
-Var run_padded(const Model& model, const Scope& scope, const Var& x, const AttentionContext& around, Side side) {
+// run(x, around) on whole buckets of x (B, T, ...), and of what comes out the rows of x alone.
+template <class Run>
+Var run_padded(const ModelConfig& config, const Var& x, const AttentionContext& around, Side side, Run run) {
   const Shape s = x.shape();
   if (s.rank() < 2) fail("padding: expected (B, T, ...), got ", s);
-  const Margins m = margins(s[1], next_length(model.config(), s[1]), side);
+  const Margins m = margins(s[1], next_length(config, s[1]), side);
   const Var wider = m.before + m.after > 0 ? pad(x, 1, m.before, m.after) : x;
-  AttentionContext wider_around = with_whole_buckets(model.config(), around);
+  AttentionContext wider_around = with_whole_buckets(config, around);
   wider_around.mask = padded_mask(around.mask, s, m, x.value.device());
-  if constexpr (std::is_same_v<Model, SinkhornTransformerLM>)
-    return slice(model(scope, wider.value, wider_around), 1, m.before, m.before + s[1]);
-  else
-    return slice(model(scope, wider, wider_around), 1, m.before, m.before + s[1]);
+  return slice(run(wider, wider_around), 1, m.before, m.before + s[1]);
 }
 
 }  // namespace
@@ -92,12 +94,16 @@ AttentionContext with_whole_buckets(const ModelConfig& config, const AttentionCo
 
 Var padded(const SinkhornTransformerLM& model, const Scope& scope, const Tensor& ids, const AttentionContext& around,
            Side side) {
-  return run_padded(model, scope, ids, around, side);
+  return run_padded(model.config(), ids, around, side, [&](const Var& wider, const AttentionContext& wider_around) {
+    return model(scope, wider.value, wider_around);
+  });
 }
 
 Var padded(const SinkhornTransformer& model, const Scope& scope, const Var& x, const AttentionContext& around,
            Side side) {
-  return run_padded(model, scope, x, around, side);
+  return run_padded(model.config(), x, around, side, [&](const Var& wider, const AttentionContext& wider_around) {
+    return model(scope, wider, wider_around);
+  });
 }
 
 MaskedIds from_sequences(const std::vector<std::vector<std::int32_t>>& sequences) {
@@ -110,6 +116,19 @@ MaskedIds from_sequences(const std::vector<std::vector<std::int32_t>>& sequences
     std::fill_n(batch.mask.data<bool>() + i * longest, sequences[i].size(), true);
   }
   return batch;
+}
+
+CrossEntropy next_token_loss(const SinkhornTransformerLM& model, const Scope& scope, const Tensor& ids,
+                             const Tensor& targets, const Tensor& counted, const AttentionContext& around, Side side,
+                             std::optional<std::int32_t> ignore_index) {
+  if (!model.to_logits_) fail("loss: the model returns embeddings; set return_embeddings = false");
+  const Var features =
+      run_padded(model.config(), ids, around, side, [&](const Var& wider, const AttentionContext& wider_around) {
+        return model.features(scope, wider.value, wider_around);
+      });
+  const Linear& last = *model.to_logits_;
+  return linear_cross_entropy(features, scope.leaf(last.weight), scope.leaf(last.bias),
+                              {last.weight.rounded, last.bias.rounded}, targets, counted, ignore_index);
 }
 
 LanguageModelLoss autoregressive_loss(const SinkhornTransformerLM& model, const Scope& scope, const Tensor& ids,
@@ -135,9 +154,9 @@ LanguageModelLoss autoregressive_loss(const SinkhornTransformerLM& model, const 
                              counted.data<bool>());
     });
   }
-  const Var logits = padded(model, scope, inputs, inputs_around, side);
-  const CrossEntropy result = cross_entropy(logits, targets, counted, ignore_index);
-  return {result.loss, std::int64_t(result.count.item()), logits};
+  const CrossEntropy result =
+      next_token_loss(model, scope, inputs, targets, counted, inputs_around, side, ignore_index);
+  return {result.loss, std::int64_t(result.count.item())};
 }
 
 MaskedIds randomly_truncate(const Tensor& ids, const Tensor& mask, const Rng& rng) {

@@ -11,6 +11,9 @@ struct EmbeddingScale {
   double token = 1, position = 1;
 };
 
+/// Of a sequence, where padding goes.
+enum class Side { left, right };
+
 /// ids i32 (B, T) -> logits (B, T, V), or with `return_embeddings` normalised features (B, T, D). T must be a multiple
 /// of the bucket sizes and at most max_seq_len rounded up to one; `padded` below takes any length.
 class SinkhornTransformerLM {
@@ -19,6 +22,8 @@ class SinkhornTransformerLM {
                                  EmbeddingScale scale = {});
 
   Var operator()(const Scope& scope, const Tensor& ids, const AttentionContext& around = {}) const;
+  /// What logits are made of: the same but for the last projection, (B, T, E).
+  Var features(const Scope& scope, const Tensor& ids, const AttentionContext& around = {}) const;
 
   /// Names are the published package's.
   template <class See>
@@ -35,6 +40,8 @@ class SinkhornTransformerLM {
   SinkhornTransformer& stack() { return stack_; }
 
  private:
+  friend CrossEntropy next_token_loss(const SinkhornTransformerLM&, const Scope&, const Tensor&, const Tensor&,
+                                      const Tensor&, const AttentionContext&, Side, std::optional<std::int32_t>);
   friend class IncrementalDecoder;  // runs the same parts on new tokens alone
 
   SinkhornTransformerLM(const ModelConfig& config, Initializer init, EmbeddingScale scale);
@@ -45,8 +52,6 @@ class SinkhornTransformerLM {
   LayerNorm norm_;
   std::optional<Linear> to_logits_;
 };
-
-enum class Side { left, right };
 
 /// Ids i32 (B, T) and which of them are real, bool (B, T); no mask: all.
 struct MaskedIds {
@@ -67,10 +72,16 @@ AttentionContext with_whole_buckets(const ModelConfig& config, const AttentionCo
 /// A ragged batch as ids (B, longest), filled with 0 on the right, and its mask.
 MaskedIds from_sequences(const std::vector<std::vector<std::int32_t>>& sequences);
 
+/// Mean cross-entropy in nats of what follows each of the ids (B, T), padded as above, with targets i32 (B, T): over
+/// the positions that are true in `counted`, bool (B, T) or empty, and whose target is not `ignore_index`. The logits
+/// are never there as a whole.
+CrossEntropy next_token_loss(const SinkhornTransformerLM& model, const Scope& scope, const Tensor& ids,
+                             const Tensor& targets, const Tensor& counted = {}, const AttentionContext& around = {},
+                             Side side = Side::right, std::optional<std::int32_t> ignore_index = {});
+
 struct LanguageModelLoss {
   Var loss;              // mean cross-entropy in nats over the counted positions, 0 if there is none
   std::int64_t counted;  // positions whose input and target are both real (and not ignored)
-  Var logits;            // (B, T - 1, V)
 };
 
 /// Next-token loss of ids (B, T), T >= 2: inputs ids[:, :-1], targets ids[:, 1:] (behaviour, rule 15). The mask of

@@ -11,6 +11,7 @@
 #include "cuda/device.h"
 #include "models/durable_file.h"
 #include "tools/device.h"
+#include "tools/read_file.h"
 
 namespace sinkhorn {
 namespace {
@@ -69,8 +70,8 @@ void list_cases(std::ostream& out) {
   }
 }
 
-void write_json(const std::string& path, const std::string& json) {
-  const std::span<const std::byte> bytes = std::as_bytes(std::span(json));
+void write_text(const std::string& path, const std::string& text) {
+  const std::span<const std::byte> bytes = std::as_bytes(std::span(text));
   write_durably(path, std::span(&bytes, 1));
 }
 
@@ -95,6 +96,8 @@ int bench(const BenchOptions& options, std::ostream& out, std::ostream& err) {
   for (const std::string& name : options.cases) find_bench_cases(name);  // a wrong name is said before a missing GPU
   std::optional<EarlierBench> earlier;
   if (!options.compare.empty()) earlier = read_earlier_bench(options.compare);
+  // Before the work: a page without its marks is refused now.
+  if (!options.into.empty()) page_with_table(read_file(options.into, "--into"), "", options.into);
   const ChosenDevice device = choose_device(options.device);
   Chosen chosen =
       options.cases.empty() ? default_cases(device) : named_cases(options.cases, device, options.device == "cpu");
@@ -116,7 +119,10 @@ int bench(const BenchOptions& options, std::ostream& out, std::ostream& err) {
                       (result.was_measured() ? fmt::format("{:.0f} tok/s", result.tokens_per_second()) : result.note));
   }
   report.ceilings = ceiling.figures();
-  if (!options.json.empty() && options.json != "-") write_json(options.json, bench_json(report));
+  if (!options.json.empty() && options.json != "-") write_text(options.json, bench_json(report));
+  if (!options.into.empty())
+    write_text(options.into,
+               page_with_table(read_file(options.into, "--into"), bench_markdown(report, earlier), options.into));
   if (options.json == "-")
     out << bench_json(report);
   else

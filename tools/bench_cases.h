@@ -8,6 +8,12 @@
 
 namespace sinkhorn {
 
+/// Tokens per second of others at a case, measured on an H100 80GB HBM3 with PyTorch 2.11; 0: not measured.
+struct BenchReference {
+  double package = 0;  // the published package, sinkhorn_transformer 0.11.4
+  double dense = 0;    // a GPT of the same width and depth, with FlashAttention and torch.compile
+};
+
 struct BenchCase {
   enum class Kind {
     training,   // optimizer steps on batch x length tokens
@@ -20,6 +26,8 @@ struct BenchCase {
   std::int64_t batch = 1, length = 0;
   std::int64_t source_length = 0;  // an encoder reads so many tokens of each row; 0: there is no encoder
   Device device = Device::cuda;    // what it is made for
+
+  BenchReference others = {};
 
   bool has_encoder() const { return source_length > 0; }
 };

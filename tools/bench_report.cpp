@@ -30,21 +30,6 @@ std::string processor() {
   return "unknown processor";
 }
 
-std::string commit_of_sources() {
-  const auto git = [](std::vector<std::string> words) {
-    words.insert(words.begin(), {"git", "-C", std::string(build_info::source_dir)});
-    return run_subprocess(words);
-  };
-  try {
-    SubprocessResult head = git({"rev-parse", "--short=12", "HEAD"});
-    if (!head.ok()) return "unknown";
-    head.output.erase(head.output.find_last_not_of(" \n") + 1);
-    return head.output + (git({"diff", "--quiet", "HEAD"}).ok() ? "" : " with changes");
-  } catch (const Error&) {  // there is no git
-    return "unknown";
-  }
-}
-
 std::string outcome_name(BenchOutcome outcome) {
   switch (outcome) {
     case BenchOutcome::measured:
@@ -70,6 +55,14 @@ std::string ratio_text(const BenchResult& result, const EarlierBench& earlier) {
 
 using Row = std::vector<std::string>;
 
+std::string speed_text(double tokens_per_second) {
+  return tokens_per_second < 100 ? fmt::format("{:.1f}", tokens_per_second) : grouped(std::llround(tokens_per_second));
+}
+std::string ms_text(const BenchResult& r) {
+  const double ms = r.at.kind == BenchCase::Kind::generation ? r.median_ms() / double(r.tokens) : r.median_ms();
+  return fmt::format("{:.{}f}", ms, ms < 10 ? 3 : 1);
+}
+
 /// The head, then a row for each case; a case without figures has its outcome and no more.
 std::vector<Row> rows_of(const BenchReport& report, const std::optional<EarlierBench>& earlier) {
   std::vector<Row> rows{{"case", "in", "tok/s", "ms", "spread", "MFU/HFU %", "of matmul %", "pool GiB", "GPU GiB"}};
@@ -79,13 +72,32 @@ std::vector<Row> rows_of(const BenchReport& report, const std::optional<EarlierB
       rows.push_back({r.at.name, r.at.precision, outcome_name(r.outcome)});
       continue;
     }
-    const bool generates = r.at.kind == BenchCase::Kind::generation;
-    const double ms = generates ? r.median_ms() / double(r.tokens) : r.median_ms();
-    rows.push_back({r.at.name, r.at.precision, grouped(std::llround(r.tokens_per_second())),
-                    fmt::format("{:.{}f}", ms, ms < 10 ? 3 : 1), fmt::format("{:.1f} %", 100 * r.spread()),
+    rows.push_back({r.at.name, r.at.precision, speed_text(r.tokens_per_second()), ms_text(r),
+                    fmt::format("{:.1f} %", 100 * r.spread()),
                     fmt::format("{:.1f}/{:.1f}", 100 * r.mfu(), 100 * r.hfu()),
                     fmt::format("{:.1f}/{:.1f}", 100 * r.mfu_of_ceiling(), 100 * r.hfu_of_ceiling()), gib(r.pool_bytes),
                     r.driver_bytes ? gib(*r.driver_bytes) : "-"});
+    if (earlier) rows.back().push_back(ratio_text(r, *earlier));
+  }
+  return rows;
+}
+
+/// The same for a page: what a reader asks first, and how others do.
+std::vector<Row> page_rows_of(const BenchReport& report, const std::optional<EarlierBench>& earlier) {
+  std::vector<Row> rows{{"case", "in", "tokens a second", "ms", "MFU/HFU %", "GiB", "package", "dense GPT"}};
+  if (earlier) rows[0].push_back("against");
+  for (const BenchResult& r : report.results) {
+    const std::string name = r.at.name + ": " + r.at.purpose;
+    if (!r.was_measured()) {
+      rows.push_back({name, r.at.precision, outcome_name(r.outcome)});
+      continue;
+    }
+    const auto beside = [&](double other) {
+      return other > 0 ? fmt::format("{} ({:.3g}x)", speed_text(other), r.tokens_per_second() / other) : "";
+    };
+    rows.push_back({name, r.at.precision, speed_text(r.tokens_per_second()), ms_text(r),
+                    fmt::format("{:.1f}/{:.1f}", 100 * r.mfu(), 100 * r.hfu()), gib(r.pool_bytes),
+                    beside(r.at.others.package), beside(r.at.others.dense)});
     if (earlier) rows.back().push_back(ratio_text(r, *earlier));
   }
   return rows;
@@ -126,6 +138,24 @@ std::string driver_text(const BenchMachine& m) {
 
 }  // namespace
 
+std::string commit_of(const std::filesystem::path& folder) {
+  const auto git = [&](std::vector<std::string> words) {
+    words.insert(words.begin(), {"git", "-C", folder.string()});
+    return run_subprocess(words);
+  };
+  try {
+    SubprocessResult head = git({"rev-parse", "--short=12", "HEAD"});
+    if (head.ok()) {
+      head.output.erase(head.output.find_last_not_of(" \n") + 1);
+      return head.output + (git({"diff", "--quiet", "HEAD"}).ok() ? "" : " with changes");
+    }
+  } catch (const Error&) {  // there is no git
+  }
+  std::string noted;
+  std::ifstream(folder / ".commit") >> noted;
+  return noted.empty() || noted.starts_with("$") ? "unknown" : noted;
+}
+
 BenchMachine this_machine(Device device) {
   const cuda::Probe probe = cuda::probe();
   const bool on_gpu = device == Device::cuda && !probe.devices.empty();
@@ -133,7 +163,7 @@ BenchMachine this_machine(Device device) {
           probe.driver,
           probe.runtime,
           fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr))),
-          commit_of_sources(),
+          commit_of(build_info::source_dir),
           std::string(build_info::compiler),
           threads()};
 }
@@ -252,9 +282,9 @@ std::string bench_table(const BenchReport& report, const std::optional<EarlierBe
 
 std::string bench_markdown(const BenchReport& report, const std::optional<EarlierBench>& earlier) {
   const BenchMachine& m = report.machine;
-  std::string text = fmt::format("## {}, {}, commit {}\n\n", m.device, m.date.substr(0, 10), m.commit);
-  text += fmt::format("{}{}\n\n", m.compiler, driver_text(m));
-  const std::vector<Row> rows = rows_of(report, earlier);
+  std::string text =
+      fmt::format("{}, {}, commit {}; {}{}\n\n", m.device, m.date.substr(0, 10), m.commit, m.compiler, driver_text(m));
+  const std::vector<Row> rows = page_rows_of(report, earlier);
   for (std::size_t i = 0; i < rows.size(); ++i) {
     Row row = rows[i];
     row.resize(rows[0].size());
@@ -265,8 +295,25 @@ std::string bench_markdown(const BenchReport& report, const std::optional<Earlie
     text += "\n";
   }
   text += "\n";
-  for (const std::string& note : notes_of(report, earlier)) text += "- " + note + "\n";
+  std::vector<std::string> notes = notes_of(report, earlier);
+  if (std::any_of(report.results.begin(), report.results.end(),
+                  [](const BenchResult& r) { return r.at.others.package > 0 || r.at.others.dense > 0; }))
+    notes.push_back(
+        "package: tokens a second of sinkhorn_transformer 0.11.4, dense GPT: of a GPT as wide and deep with "
+        "FlashAttention and torch.compile; both in PyTorch 2.11 on another H100 80GB HBM3; behind them how many "
+        "times faster this is");
+  for (const std::string& note : notes) text += "- " + note + "\n";
   return text;
+}
+
+std::string page_with_table(const std::string& page, const std::string& table, const std::string& path) {
+  const std::string begin = "<!-- bench -->\n", end = "<!-- /bench -->\n";
+  const std::size_t from = page.find(begin), to = page.find(end);
+  if (from == std::string::npos || to == std::string::npos || to < from || page.find(begin, from + 1) != page.npos ||
+      page.find(end, to + 1) != page.npos)
+    fail<DataError>("--into: ", path, " needs one line \"<!-- bench -->\" and behind it one \"<!-- /bench -->\"; the ",
+                    "table goes between them");
+  return page.substr(0, from + begin.size()) + "\n" + table + "\n" + page.substr(to);
 }
 
 }  // namespace sinkhorn

@@ -293,7 +293,10 @@ void add_bench(CLI::App& app, Command& command) {
       ->type_name("NAME")
       ->allow_extra_args(false);
   sub->add_flag("--list", options->list, "name the cases and stop");
-  sub->add_flag("--suite", options->suite, "print Markdown, with device, date and commit as its heading");
+  sub->add_flag("--suite", options->suite, "print Markdown: device, date, commit, and what others reach at the cases");
+  sub->add_option("--into", options->into,
+                  "a page that has <!-- bench --> and <!-- /bench -->: the Markdown goes between")
+      ->type_name("FILE");
   sub->add_option("--json", options->json, "write all figures and samples to this file; - prints them alone")
       ->type_name("FILE");
   sub->add_option("--compare", options->compare, "the JSON of an earlier run: adds how many times faster this one is")
@@ -321,6 +324,7 @@ void add_bench(CLI::App& app, Command& command) {
       "  sinkhorn bench --case cpu --threads 2 --compare before.json\n"
       "  sinkhorn bench --case E-B4 --case generation --steps 20\n"
       "  sinkhorn bench --suite > speed.md\n"
+      "  sinkhorn bench --into README.md\n"
       "\nExit codes: 0 measured, 1 the numbers of a case were wrong, 2 usage, 3 files, 6 a case needs a GPU;\n"
       "            4 out of memory, 5 not finite: if that was the only case");
   sub->callback([options, &command] { command = [options] { return bench(*options, std::cout, std::cerr); }; });

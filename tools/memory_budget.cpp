@@ -34,9 +34,11 @@ class Step {
       add(lines, "sum of the pair", "(B, T, D)", tokens_ * m_.dim, kFull);
     }
     add(lines, "features, normalised", "(B, T, E)", tokens_ * width, activation());
-    add(lines, "logits", "(B, T, V)", tokens_ * m_.num_tokens, activation());
-    add(lines, "gradient of the logits", "(B, T, V)", tokens_ * m_.num_tokens, activation());
-    add(lines, "log-sum-exp", "(B, T)", tokens_, kFull);
+    add(lines, "their gradient", "(B, T, E)", tokens_ * width, activation());
+    const std::int64_t at_once = std::min(tokens_, ops::LinearCrossEntropy::rows_at_once(m_.num_tokens));
+    add(lines, "logits, then their gradient", at_once < tokens_ ? fmt::format("({} tokens, V)", at_once) : "(B, T, V)",
+        at_once * m_.num_tokens, activation());
+    add(lines, "losses", "(B, T)", tokens_, kFull);
     return {"logits and loss", lines};
   }
 

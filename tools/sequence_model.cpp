@@ -30,6 +30,12 @@ Var SequenceModel::operator()(const Scope& scope, const Batch& batch) const {
   return padded(*language_model_, scope, there.inputs, there.mask);
 }
 
+Var SequenceModel::loss(const Scope& scope, const Batch& batch) const {
+  const Batch there = batch.to(device());
+  if (pair_) return pair_->loss(scope, there.source, {there.inputs, there.mask}, there.targets, there.counted).loss;
+  return next_token_loss(*language_model_, scope, there.inputs, there.targets, there.counted, there.mask).loss;
+}
+
 const SinkhornTransformerLM& SequenceModel::language_model() const {
   if (!language_model_) fail("sequence model: an encoder-decoder is no language model");
   return *language_model_;

@@ -26,6 +26,8 @@ class SequenceModel {
 
   /// Logits (B, T, V) of what follows each input, for any T that the model reaches. The batch may lie on any device.
   Var operator()(const Scope& scope, const Batch& batch) const;
+  /// Mean cross-entropy of the batch's targets in nats, over the positions that count.
+  Var loss(const Scope& scope, const Batch& batch) const;
 
   bool has_encoder() const { return pair_.has_value(); }
   /// Where its parameters are, and its logits.

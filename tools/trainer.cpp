@@ -86,11 +86,6 @@ Trainer::Trainer(const ModelConfig& model, const TrainConfig& train, Device devi
       numbers_({std::int64_t(groups_.size()), 3}, DType::f64, device),
       arena_(device) {}
 
-Var Trainer::forward(const Scope& scope, const Batch& batch) const {
-  const Batch there = batch.to(device_);  // once, for the model too
-  return cross_entropy(model_(scope, there), there.targets, there.counted).loss;
-}
-
 Scope Trainer::scope_of(std::int64_t micro_step, Tape tape) const {
   Scope scope = quiet_scope();
   scope.tape = std::move(tape);
@@ -119,7 +114,7 @@ void Trainer::set_precision() {
 }
 
 Tensor Trainer::add_gradients(const Batch& batch, const Scope& scope) {
-  const Var loss = forward(scope, batch);
+  const Var loss = model_.loss(scope, batch);
   scope.tape.backward(loss, Tensor::full(loss.shape(), 1 / double(train_.accumulate), DType::f32, device_));
   return loss.value;
 }
@@ -209,7 +204,7 @@ double Trainer::evaluate(const Batch& batch) {
   std::optional<Arena::Use> same_memory;
   if (recordings() > 0) same_memory.emplace(arena_);
   set_precision();
-  return forward(quiet_scope(), batch).value.item();
+  return model_.loss(quiet_scope(), batch).value.item();
 }
 
 Trainer::Cost Trainer::measure(const Batch& batch) {

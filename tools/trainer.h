@@ -65,7 +65,6 @@ class Trainer {
 
  private:
   /// The batch may lie on any device.
-  Var forward(const Scope& scope, const Batch& batch) const;
   Scope scope_of(std::int64_t micro_step, Tape tape) const;
   /// Neither tape nor noise.
   Scope quiet_scope() const;

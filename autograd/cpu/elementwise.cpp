@@ -56,6 +56,12 @@ void Scale<T>::forward(Cpu, std::int64_t count, const T* x, double a, double b, 
 }
 
 template <class T>
+void Scale<T>::by(Cpu, std::int64_t count, const T* x, const Real<T>* a, T* y) {
+  using R = Real<T>;
+  fill(count, y, [x, factor = *a](std::int64_t i) { return factor * R(x[i]); });
+}
+
+template <class T>
 void Add<T>::forward(Cpu, const StridedLoop<2>& loop, const T* a, const T* b, T* y) {
   combine(loop, a, b, y, [](Real<T> p, Real<T> q) { return p + q; });
 }

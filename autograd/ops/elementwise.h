@@ -20,6 +20,9 @@ template <class T>
 struct Scale {
   static void forward(Cpu, std::int64_t count, const T* x, double a, double b, T* y);
   static void forward(Cuda, std::int64_t count, const T* x, double a, double b, T* y);
+  /// y = a[0] x; y may be x.
+  static void by(Cpu, std::int64_t count, const T* x, const Real<T>* a, T* y);
+  static void by(Cuda, std::int64_t count, const T* x, const Real<T>* a, T* y);
 };
 
 template <class T>

@@ -105,43 +105,48 @@ T* data_or_null(const Tensor& t) {
 
 }  // namespace
 
-Output Linear::forward(Saved& save, Inputs in) const {
-  const Tensor &x = in[0], &weight = in[1], &bias = in[2], &onto = in[3];
+LinearOperands::LinearOperands(std::string_view op, const Tensor& x, const Tensor& weight, const Tensor& bias,
+                               const RoundedLinear& rounded, bool takes_bias) {
   if (x.shape().rank() < 1 || weight.shape().rank() != 2)
-    fail("linear: needs x (..., in) and weight (out, in), got ", x.shape(), " and ", weight.shape());
+    fail(op, ": needs x (..., in) and weight (out, in), got ", x.shape(), " and ", weight.shape());
   const std::int64_t out = weight.shape()[0], width = weight.shape()[1];
   if (x.shape()[-1] != width)
-    fail("linear: x ", x.shape(), " has ", x.shape()[-1], " columns, weight ", weight.shape(), " takes ", width);
+    fail(op, ": x ", x.shape(), " has ", x.shape()[-1], " columns, weight ", weight.shape(), " takes ", width);
   if (bias && bias.shape() != Shape{out})
-    fail("linear: bias ", bias.shape(), " does not fit weight ", weight.shape(), "; expected ", Shape{out});
+    fail(op, ": bias ", bias.shape(), " does not fit weight ", weight.shape(), "; expected ", Shape{out});
   const bool mixed = x.dtype() == DType::bf16 && weight.dtype() == DType::f32;
   if ((x.dtype() != weight.dtype() && !mixed) || (bias && bias.dtype() != weight.dtype()))
-    fail("linear: dtypes differ: x ", x.dtype(), ", weight ", weight.dtype(), ", bias ",
-         bias ? bias.dtype() : x.dtype());
-  const Shape shape = x.shape().with(-1, out);
-  if (onto && (onto.shape() != shape || onto.dtype() != weight.dtype()))
-    fail("linear: the residual is ", onto.dtype(), " ", onto.shape(), ", expected ", weight.dtype(), " ", shape);
-  // A parameter as the product takes it.
+    fail(op, ": dtypes differ: x ", x.dtype(), ", weight ", weight.dtype(), ", bias ", bias ? bias.dtype() : x.dtype());
   const auto operand = [&](const Tensor& parameter, const Tensor& copy, const char* what) {
     if (!mixed || !parameter) return parameter;
     if (!copy) return parameter.to(x.dtype());
     if (copy.shape() != parameter.shape() || copy.dtype() != x.dtype())
-      fail("linear: the rounded ", what, " is ", copy.dtype(), " ", copy.shape(), ", expected ", x.dtype(), " ",
+      fail(op, ": the rounded ", what, " is ", copy.dtype(), " ", copy.shape(), ", expected ", x.dtype(), " ",
            parameter.shape());
     return copy;
   };
-  const Tensor used = operand(weight, rounded.weight, "weight");
-  const kernels::LinearShape sizes{x.shape().product(0, x.shape().rank() - 1), width, out};
+  this->weight = operand(weight, rounded.weight, "weight");
+  if (takes_bias) this->bias = operand(bias, rounded.bias, "bias");
+  sizes = {x.shape().product(0, x.shape().rank() - 1), width, out};
+}
+
+Output Linear::forward(Saved& save, Inputs in) const {
+  const Tensor &x = in[0], &weight = in[1], &bias = in[2], &onto = in[3];
+  // Added to a residual, the bias stays in full.
+  const LinearOperands used(name, x, weight, bias, rounded, !onto);
+  const Shape shape = x.shape().with(-1, used.sizes.out);
+  if (onto && (onto.shape() != shape || onto.dtype() != weight.dtype()))
+    fail("linear: the residual is ", onto.dtype(), " ", onto.shape(), ", expected ", weight.dtype(), " ", shape);
   const Tensor y = !onto ? x.like(shape) : in_place ? onto : onto.like();
   dispatch_mixed(x, weight.dtype(), [&]<class T, class P>(auto space) {
     if (onto)
-      kernels::Linear<T, P>::add(space, sizes, undo ? -1 : 1, x.data<T>(), used.data<T>(), data_or_null<P>(bias),
-                                 onto.data<P>(), y.data<P>());
+      kernels::Linear<T, P>::add(space, used.sizes, undo ? -1 : 1, x.data<T>(), used.weight.data<T>(),
+                                 data_or_null<P>(bias), onto.data<P>(), y.data<P>());
     else
-      kernels::Linear<T, P>::forward(space, sizes, x.data<T>(), used.data<T>(),
-                                     data_or_null<T>(operand(bias, rounded.bias, "bias")), y.data<T>());
+      kernels::Linear<T, P>::forward(space, used.sizes, x.data<T>(), used.weight.data<T>(), data_or_null<T>(used.bias),
+                                     y.data<T>());
   });
-  save.tensors = {save.wants[1] ? x : Tensor(), used, mixed ? weight : Tensor()};
+  save.tensors = {save.wants[1] ? x : Tensor(), used.weight, x.dtype() != weight.dtype() ? weight : Tensor()};
   return y;
 }
 

@@ -52,6 +52,16 @@ struct RoundedLinear {
 
 namespace ops {
 
+/// The parameters of a linear map as its product takes them: in the type of x.
+struct LinearOperands {
+  /// The copies in `rounded` where x is bf16 and the parameters are f32, else the parameters themselves, or what they
+  /// are rounded to here. An Error in the name of `op` if extents or dtypes do not fit x (..., in).
+  LinearOperands(std::string_view op, const Tensor& x, const Tensor& weight, const Tensor& bias,
+                 const RoundedLinear& rounded, bool takes_bias = true);
+  Tensor weight, bias;
+  kernels::LinearShape sizes;
+};
+
 /// y = op(a) op(b).      d op(a) = dy op(b)^T,  d op(b) = op(a)^T dy
 struct Matmul {
   static constexpr std::string_view name = "matmul";

@@ -8,6 +8,7 @@ namespace kernels {
 /// A tensor seen as `count` rows of its last axis.
 struct Rows {
   explicit Rows(const Shape& shape) : width(shape[-1]), count(shape.product(0, shape.rank() - 1)) {}
+  Rows(std::int64_t count, std::int64_t width) : width(width), count(count) {}
   std::int64_t width, count;
 };
 

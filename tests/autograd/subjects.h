@@ -85,6 +85,12 @@ inline std::vector<Subject> subjects() {
          return cumulative_mean(x[0], on(allowed.reshape({-1}).slice(0, 3000).reshape({30, 100}), x[0]));
        }},
       {"cross_entropy", {{3000, 50}}, [=](auto x) { return cross_entropy(x[0], on(ids, x[0])).loss; }},
+      {"linear_cross_entropy",
+       {{3000, 40}, {50, 40}, {50}},
+       [=](auto x) {
+         const ops::LinearCrossEntropy sliced{.logits_at_once = 50 * 700};
+         return apply(sliced, {x[0], x[1], x[2], on(ids, x[0]), Tensor()});
+       }},
   };
 }
 

@@ -349,7 +349,7 @@ TEST(DeviceModel, CopiesNothingBetweenHostAndDeviceWithinAPass) {
       Scope scope{.tape = Tape::record(true), .rng = Rng(7), .training = true};
       if (train.precision == "bf16") scope.compute = DType::bf16;
       const auto before = crossed();
-      const Var loss = cross_entropy(model(scope, batch), batch.targets, batch.counted).loss;
+      const Var loss = model.loss(scope, batch);
       scope.tape.backward(loss, Tensor::full({}, 1, DType::f32, Device::cuda));
       EXPECT_EQ(crossed(), before) << "precision " << train.precision << ", encoder-decoder " << train.encoder_decoder
                                    << ", masked " << masked;

@@ -169,6 +169,10 @@ TEST_P(OnDevice, OddShapesAgreeWithTheCpu) {
       all.push_back({"sum over columns", {x}, [](auto v) { return sum(v[0], 1); }});
       all.push_back({"max", {x}, [](auto v) { return max(v[0], 1); }});
       all.push_back({"cross_entropy", {x}, [=](auto v) { return cross_entropy(v[0], on(ids, v[0])).loss; }});
+      all.push_back({"linear_cross_entropy", {{rows, 24}, {width, 24}, {width}}, [=](auto v) {
+                       const ops::LinearCrossEntropy sliced{.logits_at_once = width * 300};
+                       return apply(sliced, {v[0], v[1], v[2], on(ids, v[0]), Tensor()});
+                     }});
       all.push_back({"cumulative_mean", {{1, rows, width}}, [](auto v) { return cumulative_mean(v[0]); }});
     }
     if (width >= 3) all.push_back({"top_k", {x}, [](auto v) { return top_k(v[0], 3, 0.75).weights; }});

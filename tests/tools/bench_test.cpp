@@ -18,6 +18,7 @@
 #include "tools/bench_check.h"
 #include "tools/cli.h"
 #include "tools/planted_attention.h"
+#include "tools/read_file.h"
 #include "tools/sequence_model.h"
 
 namespace sinkhorn {
@@ -526,10 +527,14 @@ TEST(BenchReport, TableAndMarkdownShowWhatWasMeasured) {
                            "matmul on cuda, bf16 8192^3: 700 TFLOP/s", "989 TFLOP/s"})
     EXPECT_TRUE(contains(table, part)) << part << "\n" << table;
 
-  std::istringstream lines(bench_markdown(report));
+  report.results[0].at.others = {10000, 50000};
+  const std::string page = bench_markdown(report);
+  EXPECT_TRUE(contains(page, " 10,000 (10x) | 50,000 (2x) |")) << page;
+  EXPECT_TRUE(contains(page, "- package: tokens a second of sinkhorn_transformer 0.11.4")) << page;
+  std::istringstream lines(page);
   std::string line;
   std::getline(lines, line);
-  EXPECT_EQ(line, "## Some GPU, 2026-02-03, commit 0123456789ab");
+  EXPECT_TRUE(line.starts_with("Some GPU, 2026-02-03, commit 0123456789ab; ")) << line;
   int rows = 0;
   std::set<std::ptrdiff_t> bars;
   while (std::getline(lines, line)) {
@@ -539,6 +544,26 @@ TEST(BenchReport, TableAndMarkdownShowWhatWasMeasured) {
   }
   EXPECT_EQ(rows, 5);
   EXPECT_EQ(bars.size(), 1u) << "every row has as many columns";
+}
+
+TEST(BenchReport, KnowsTheCommitOfSourcesWithoutGit) {
+  const testing::TemporaryFolder place;
+  EXPECT_EQ(commit_of(place.path), "unknown");
+  const auto noted = [&](const std::string& text) {
+    std::ofstream(place.path / ".commit") << text << "\n";
+    return commit_of(place.path);
+  };
+  EXPECT_EQ(noted("$Format:%h$"), "unknown") << "in a checkout, the file says no more";
+  EXPECT_EQ(noted("0123456789ab"), "0123456789ab") << "git archive writes it";
+}
+
+TEST(BenchReport, ATableGoesBetweenAPagesMarks) {
+  const std::string page = "# Page\n<!-- bench -->\nold\n<!-- /bench -->\nend\n";
+  const std::string once = page_with_table(page, "new\n", "page.md");
+  EXPECT_EQ(once, "# Page\n<!-- bench -->\n\nnew\n\n<!-- /bench -->\nend\n");
+  EXPECT_EQ(page_with_table(once, "new\n", "page.md"), once) << "and again";
+  const std::vector<std::string> pages{"# Page\n", "<!-- /bench -->\n<!-- bench -->\n", page + page};
+  for (const std::string& wrong : pages) EXPECT_THROW(page_with_table(wrong, "new\n", "page.md"), DataError) << wrong;
 }
 
 TEST(BenchReport, SaysWhatMakesFiguresDoubtful) {
@@ -641,10 +666,19 @@ TEST(BenchCommand, WritesWhatItCompares) {
   EXPECT_EQ(json["cases"][0]["samples_ms"].size(), 2u);
   EXPECT_FALSE(json["cases"][0].contains("against"));
 
-  const Outcome third = bench_with({"--case", "cpu-generation", "--steps", "1", "--suite", "--compare", path});
+  const std::string page = place.path / "page.md";
+  std::ofstream(page) << "# Page\n<!-- bench -->\n<!-- /bench -->\n";
+  const Outcome third =
+      bench_with({"--case", "cpu-generation", "--steps", "1", "--suite", "--compare", path, "--into", page});
   EXPECT_EQ(third.code, 0) << third.err;
   EXPECT_TRUE(contains(third.out, "| against |")) << third.out;
-  EXPECT_TRUE(third.out.starts_with("## ")) << third.out;
+  EXPECT_TRUE(contains(third.out, "| cpu-generation: ")) << third.out;
+  EXPECT_EQ(read_file(page, "test"),
+            page_with_table("<!-- bench -->\n<!-- /bench -->\n", third.out, page).insert(0, "# Page\n"));
+
+  const Outcome fourth = bench_with({"--case", "cpu-generation", "--steps", "1", "--into", path});
+  EXPECT_EQ(fourth.code, 3) << "that is no page";
+  EXPECT_FALSE(contains(fourth.err, "timing")) << "and it is said before the work: " << fourth.err;
 }
 
 }  // namespace
