@@ -47,11 +47,11 @@ struct Convert {
   static void forward(Cuda, std::int64_t count, const From* x, To* y);
 };
 
-/// into_i += term_i
-template <class T>
+/// into_i += term_i; terms in T, or in bf16 where T is f32
+template <class T, class Term = T>
 struct Accumulate {
-  static void forward(Cpu, std::int64_t count, const T* term, T* into);
-  static void forward(Cuda, std::int64_t count, const T* term, T* into);
+  static void forward(Cpu, std::int64_t count, const Term* term, T* into);
+  static void forward(Cuda, std::int64_t count, const Term* term, T* into);
 };
 
 }  // namespace kernels

@@ -40,14 +40,15 @@ void Convert<From, To>::forward(Cuda, std::int64_t count, const From* x, To* y) 
   map_elements("convert", count, Converted<From, To>{}, y, x);
 }
 
-template <class T>
-void Accumulate<T>::forward(Cuda, std::int64_t count, const T* term, T* into) {
+template <class T, class Term>
+void Accumulate<T, Term>::forward(Cuda, std::int64_t count, const Term* term, T* into) {
   map_elements("accumulate", count, Added<Real<T>>{}, into, into, term);
 }
 
 template struct Accumulate<float>;
 template struct Accumulate<double>;
 template struct Accumulate<bf16>;
+template struct Accumulate<float, bf16>;
 
 // Names the kernels of every type, so that they are compiled here for the engine to link with.
 template <class From, class... To>

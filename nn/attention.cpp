@@ -67,9 +67,8 @@ Var SinkhornAttention::heads(const Scope& scope, const Var& q, const Var& kv, co
   if (seen.causal) {
     const Routing routing =
         causal_sort_net(scope, q, kv, o.bucket, o.local, o.n_top, o.temperature, masks.queries, o.composed);
-    return attend(q, kv, routing,
-                  {cast(scope.leaf(null_keys), q.value.dtype()), cast(scope.leaf(null_values), q.value.dtype())}, seen,
-                  masks, dropout);
+    return attend(q, kv, routing, {scope.leaf(null_keys, q.value.dtype()), scope.leaf(null_values, q.value.dtype())},
+                  seen, masks, dropout);
   }
   const SortOptions sort{seen, o.n_top, o.sortcut, o.temperature, o.sinkhorn_iterations, o.causal, o.composed};
   if (o.by_top_k || o.causal || o.local == o.heads)

@@ -45,6 +45,11 @@ struct Scope {
   std::optional<DType> compute = {};
 
   Var leaf(const Parameter& parameter) const { return tape ? tape.leaf(parameter) : Var(parameter.value); }
+  /// The parameter in another type.
+  Var leaf(const Parameter& parameter, DType dtype) const {
+    const bool is_there = parameter.rounded && parameter.rounded.dtype() == dtype;
+    return cast(leaf(parameter), dtype, is_there ? parameter.rounded : Tensor());
+  }
   Scope split(std::uint32_t tag) const {
     Scope other = *this;
     other.rng = rng.split(tag);

@@ -44,8 +44,8 @@ void Convert<From, To>::forward(Cpu, std::int64_t count, const From* x, To* y) {
   });
 }
 
-template <class T>
-void Accumulate<T>::forward(Cpu, std::int64_t count, const T* term, T* into) {
+template <class T, class Term>
+void Accumulate<T, Term>::forward(Cpu, std::int64_t count, const Term* term, T* into) {
   parallel_for(count, grain_for(1), [=](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) into[i] = Real<T>(into[i]) + Real<T>(term[i]);
   });
@@ -54,6 +54,7 @@ void Accumulate<T>::forward(Cpu, std::int64_t count, const T* term, T* into) {
 template struct Accumulate<float>;
 template struct Accumulate<double>;
 template struct Accumulate<bf16>;
+template struct Accumulate<float, bf16>;
 
 // Names the kernels of every type, so that they are compiled here for the engine to link with.
 template <class From, class... To>

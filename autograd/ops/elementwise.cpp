@@ -220,6 +220,11 @@ std::vector<Case<GatedGelu>> GatedGelu::cases() {
 
 Output Cast::forward(Saved&, Inputs in) const {
   const Tensor& x = in[0];
+  if (copy) {
+    if (copy.shape() != x.shape() || copy.dtype() != to)
+      fail("cast: the copy is ", copy.dtype(), " ", copy.shape(), ", expected ", to, " ", x.shape());
+    return copy;
+  }
   Tensor y(x.shape(), to, x.device());
   dispatch(x, [&]<class From>(auto space) {
     dispatch(y, [&]<class To>(auto) {
@@ -229,7 +234,14 @@ Output Cast::forward(Saved&, Inputs in) const {
   return y;
 }
 
-Tensors Cast::backward(const Saved&, const Tensor& dy) const {
+Tensors Cast::backward(const Saved& saved, const Tensor& dy) const {
+  if (saved.adds(0) && (from == to || (from == DType::f32 && to == DType::bf16))) {
+    const Tensor& into = saved.into[0];
+    dispatch_mixed(dy, from, [&]<class Term, class T>(auto space) {
+      kernels::Accumulate<T, Term>::forward(space, dy.count(), dy.data<Term>(), into.data<T>());
+    });
+    return {into};
+  }
   Saved unused;
   return {Cast{to, from}.forward(unused, {{dy}}).y};
 }
@@ -275,8 +287,8 @@ Tensor dropout_mask(const Rng& rng, Shape shape, double p) {
 
 Var gated_gelu(const Var& x) { return apply(ops::GatedGelu{}, {x}); }
 
-Var cast(const Var& x, DType dtype) {
-  return x.value.dtype() == dtype ? x : apply(ops::Cast{x.value.dtype(), dtype}, {x});
+Var cast(const Var& x, DType dtype, const Tensor& copy) {
+  return x.value.dtype() == dtype ? x : apply(ops::Cast{x.value.dtype(), dtype, copy}, {x});
 }
 
 }  // namespace sinkhorn

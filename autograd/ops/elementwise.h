@@ -127,13 +127,14 @@ struct GatedGelu {
   static std::vector<Case<GatedGelu>> cases();
 };
 
-/// y = x rounded to `to`.      dx = dy rounded to `from`
+/// y = x rounded to `to`, which is `copy`, if somebody has it.      dx = dy rounded to `from`
 struct Cast {
   static constexpr std::string_view name = "cast";
   Output forward(Saved& save, Inputs in) const;
   Tensors backward(const Saved& saved, const Tensor& dy) const;
   static std::vector<Case<Cast>> cases();
   DType from, to;
+  Tensor copy = {};
 };
 
 }  // namespace ops
@@ -183,7 +184,8 @@ Tensor dropout_mask(const Rng& rng, Shape shape, double p);
 /// gelu(a) * g for x (..., 2 w) = [a, g] along the last axis; gives (..., w). An Error if the last extent is odd.
 Var gated_gelu(const Var& x);
 
-/// x in another floating type, rounded to nearest; x itself if it has that type already.
-Var cast(const Var& x, DType dtype);
+/// x in another floating type, rounded to nearest; x itself if it has that type already. `copy`: that result, if it is
+/// there. An Error if the copy's shape or type is another.
+Var cast(const Var& x, DType dtype, const Tensor& copy = {});
 
 }  // namespace sinkhorn

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "cuda/device.h"
 #include "tests/autograd/expect.h"
 
 namespace sinkhorn {
@@ -169,6 +170,23 @@ TEST(Cast, RoundsToNearestEvenAndBack) {
   const Tensor dx = tape.backward(cast(leaf, DType::bf16), dy).of(leaf);
   EXPECT_EQ(dx.dtype(), DType::f32);
   expect_values(dx, {3, 3, 3, 3, 3});
+}
+
+// A copy that is there is taken; and a flow is added, in full, to what has gathered.
+TEST(Cast, TakesACopyAndAddsToAGradient) {
+  const Tensor x = Tensor::from<float>({1, 2, 3}, {3}), copy = Tensor::from<float>({4, 5, 6}, {3}).to(DType::bf16),
+               dy = Tensor::from<float>({0.5, 2, -1}, {3}).to(DType::bf16);
+  for (const Device device : {Device::cpu, Device::cuda}) {
+    if (device == Device::cuda && !cuda::is_usable()) continue;
+    const Tensor there = copy.to(device);
+    Parameter p{x.to(device), Tensor::from<float>({1.00390625, 10, 100}, {3}).to(device)};
+    const Tape tape = Tape::record(true);
+    const Var y = cast(tape.leaf(p), DType::bf16, there);
+    EXPECT_EQ(y.value.raw(), there.raw());
+    tape.backward(y, dy.to(device));
+    expect_values(p.gradient, {1.50390625, 12, 99});
+  }
+  expect_error([&] { cast(x, DType::bf16, copy.slice(0, 2)); }, {"cast", "the copy is bf16 (2)", "expected bf16 (3)"});
 }
 
 TEST(Bf16, ComputesInF32AndRoundsOnce) {
