@@ -144,6 +144,7 @@ Arena::Use::Use(const Arena& arena) {
   State::in_use = arena.state_;
 }
 Arena::Use::~Use() { State::in_use.reset(); }
+bool Arena::is_in_use() { return bool(State::in_use); }
 
 std::size_t Arena::peak() const {
   std::lock_guard lock(state_->pool->mutex);

@@ -66,6 +66,8 @@ class Arena {
     Use(const Use&) = delete;
   };
 
+  /// Whether this thread's buffers lie in an arena now, where nothing lasts.
+  static bool is_in_use();
   /// Largest number of bytes in its live buffers since the last reset_peak.
   std::size_t peak() const;
   void reset_peak() const;

@@ -1,4 +1,9 @@
+#include <map>
+#include <mutex>
+#include <tuple>
+
 #include "autograd/ops/bucket_summary.h"
+#include "autograd/pool.h"
 #include "cuda/elements.h"
 #include "cuda/runtime.h"
 #include "cuda/scan.h"
@@ -229,8 +234,30 @@ struct SumOfStretch {
   }
 };
 
-// Several buckets are read before the first is used, since what is read does not depend on what is summed.
-inline constexpr int kAhead = 8;
+// A block has a stretch of 32 columns, and each of its warps a segment of that: what a segment reads is read at once,
+// and the segments' sums meet in shared memory.
+inline constexpr int kSegment = 16;
+
+struct Segment {
+  SINKHORN_DEVICE Segment(const Tokens& tokens, const Thread& t) {
+    const std::int64_t width = tokens.s.width, buckets = tokens.buckets(), stretches = Stretch::count(buckets);
+    const std::int64_t tiles = (width + kWarp - 1) / kWarp, row = quotient(t.block(), tiles);
+    const std::int64_t item = quotient(row, stretches), column = (t.block() - row * tiles) * kWarp + t.lane();
+    begin = (row - item * stretches) * kStretch + t.warp() * kSegment;
+    end = column >= width ? begin : begin + kSegment < buckets ? begin + kSegment : buckets;
+    first = item * buckets * width + column;
+    of_stretch = row * width + column;
+    weight = Head(tokens, item).weights;
+  }
+  static std::int64_t blocks(const SummaryShape& s) {
+    return s.batch * s.sorting() * Stretch::count(s.buckets()) * pieces(s.width, kWarp);
+  }
+  static int threads(const SummaryShape& s) { return int(kWarp * pieces(std::min(s.buckets(), kStretch), kSegment)); }
+  static constexpr std::size_t kSharedBytes = kStretch / kSegment * kWarp * sizeof(double);
+  std::int64_t begin, end;     // buckets; none in a column beyond the last
+  std::int64_t first, weight;  // of the column's first bucket: the element, and the weight of that bucket
+  std::int64_t of_stretch;     // the element of (items, stretches, width)
+};
 
 template <class T>
 struct AddBefore {
@@ -238,22 +265,27 @@ struct AddBefore {
   Global<const double> sums, weighted, weights;
   Global<const double> before_stretch;  // (items, stretches, width); null: there is one
   Global<Real<T>> y;
-  SINKHORN_DEVICE void operator()(std::int64_t i) const {
-    const Stretch at(tokens, i);
-    const std::int64_t last = at.end - 1, width = tokens.s.width;
-    double before = before_stretch ? double(before_stretch[i]) : 0;
-    for (std::int64_t begin = at.begin; begin <= last; begin += kAhead) {
-      double sum[kAhead], own[kAhead], weight[kAhead];
-      for (int k = 0; k < kAhead; ++k) {
-        const std::int64_t b = begin + k < last ? begin + k : last;
+  SINKHORN_DEVICE void operator()(Thread& t) const {
+    const Segment at(tokens, t);
+    const auto totals = t.shared<double>(t.size());
+    const std::int64_t width = tokens.s.width;
+    double sum[kSegment] = {}, own[kSegment] = {}, weight[kSegment] = {}, total = 0;
+    for (int k = 0; k < kSegment; ++k)
+      if (const std::int64_t b = at.begin + k; b < at.end) {
         sum[k] = sums[at.first + b * width];
         own[k] = weighted[at.first + b * width];
         weight[k] = weights[at.weight + b * tokens.s.bucket];
       }
-      for (int k = 0; k < kAhead; ++k) {
-        if (begin + k <= last) y[at.first + (begin + k) * width] = Real<T>(before * weight[k] + own[k]);
-        before += sum[k];
-      }
+    for (const double term : sum) total += term;
+    totals[t.index()] = total;
+    t.sync();
+    if (at.begin >= at.end) return;
+    double before = before_stretch ? double(before_stretch[at.of_stretch]) : 0;
+    for (int warp = 0; warp < t.warp(); ++warp) before += totals[warp * kWarp + t.lane()];
+    for (int k = 0; k < kSegment; ++k) {
+      if (const std::int64_t b = at.begin + k; b < at.end)
+        y[at.first + b * width] = Real<T>(before * weight[k] + own[k]);
+      before += sum[k];
     }
   }
 };
@@ -261,6 +293,8 @@ struct AddBefore {
 // flows (items, buckets, width): F of each bucket
 template <class T>
 struct FlowBehind {
+  // Several buckets are read before the first is used, since what is read does not depend on what is summed.
+  static constexpr int kAhead = 8;
   Tokens tokens;
   Global<const Real<T>> dy;
   Global<const double> weights;
@@ -326,7 +360,7 @@ Tensor beside_stretches(const Tokens& tokens, std::int64_t items, const double* 
   return totals;
 }
 
-Tensor weights_of(Summary kind, const SummaryShape& s, const bool* mask) {
+Tensor made_weights(Summary kind, const SummaryShape& s, const bool* mask) {
   const Tokens tokens{s, mask};
   const std::int64_t views = mask ? 2 * s.batch : 1, buckets = s.buckets();
   Tensor weights = workspace({views, s.length}, DType::f64);
@@ -343,6 +377,22 @@ Tensor weights_of(Summary kind, const SummaryShape& s, const bool* mask) {
   Tensor sums = weights.like();
   for_each("bucket_summary", sums.count(), WeightBehind{s.bucket, weights.data<double>(), sums.data<double>()});
   return sums;
+}
+
+// Without a mask they are the same in every layer and step, so those of the first few shapes are kept for good: graphs
+// go on reading them. What lies in an arena does not last, so there they are made each time.
+Tensor weights_of(Summary kind, const SummaryShape& s, const bool* mask) {
+  constexpr std::size_t kKept = 16;
+  constexpr std::int64_t kLongest = 1 << 20;  // 8 MiB
+  static std::mutex mutex;
+  static std::map<std::tuple<Summary, std::int64_t, std::int64_t>, Tensor> kept;
+  if (mask != nullptr || s.length > kLongest) return made_weights(kind, s, mask);
+  const std::lock_guard lock(mutex);
+  const std::tuple key(kind, s.length, s.bucket);
+  if (const auto known = kept.find(key); known != kept.end()) return known->second;
+  const Tensor weights = made_weights(kind, s, nullptr);
+  if (kept.size() < kKept && !Arena::is_in_use()) kept.emplace(key, weights);
+  return weights;
 }
 
 }  // namespace
@@ -369,8 +419,8 @@ void BucketSummary<T>::forward(Cuda, Summary kind, const SummaryShape& s, const 
   double *plain = sums.data<double>(), *weighted = plain + items * buckets * s.width;
   sum_buckets(plain, weighted, nullptr);
   const Tensor before = beside_stretches<Real<T>>(tokens, items, plain, nullptr, nullptr);
-  for_each("bucket_summary", items * Stretch::count(buckets) * s.width,
-           AddBefore<T>{tokens, plain, weighted, weights.data<double>(), before ? before.data<double>() : nullptr, y});
+  launch("bucket_summary", Segment::blocks(s), Segment::threads(s), Segment::kSharedBytes,
+         AddBefore<T>{tokens, plain, weighted, weights.data<double>(), before ? before.data<double>() : nullptr, y});
 }
 
 template <class T>
