@@ -32,6 +32,7 @@ struct Linear;
 struct LayerNorm;
 struct Embedding;
 struct EmbeddingBag;
+struct LinearGelu;
 struct TopK;
 struct GatherBuckets;
 struct SortingMatrix;
@@ -59,6 +60,7 @@ using AllOps = decltype(ops::join(
              ops::Sum, ops::Max, ops::CumulativeMean,                                                       //
              ops::Softmax, ops::LogSoftmax, ops::LogSumExp,                                                 //
              ops::Matmul, ops::Linear, ops::LayerNorm, ops::Embedding, ops::EmbeddingBag,                   //
+             ops::LinearGelu,                                                                               //
              ops::TopK, ops::GatherBuckets, ops::SortingMatrix, ops::RouteBuckets, ops::Sinkhorn,           //
              ops::ProductKeyTopK,                                                                           //
              ops::CrossEntropy, ops::LinearCrossEntropy,                                                    //

@@ -8,6 +8,7 @@
 #include "autograd/ops/embedding.h"
 #include "autograd/ops/embedding_bag.h"
 #include "autograd/ops/layer_norm.h"
+#include "autograd/ops/linear_gelu.h"
 #include "autograd/ops/matmul.h"
 #include "autograd/ops/movement.h"
 #include "autograd/ops/product_keys.h"

@@ -8,7 +8,7 @@
 namespace sinkhorn::cuda {
 
 /// The plain term of a sum over x (rows, columns): x itself. A term that has `kPack`, `load` and `has_packs` is read in
-/// packs.
+/// packs. Each term is taken once, so one that is made for the sum may also be written down.
 template <class T>
 struct MatrixElement {
   std::int64_t columns;
@@ -51,6 +51,7 @@ template <int N, class R, class Term, class Out>
 struct ColumnsOfChunk {
   static constexpr std::int64_t kColumns = N * kWarp;
   static constexpr std::size_t kSharedBytes = kMaxThreads * sizeof(Pack<R, N>);
+  static constexpr int kThreads = kMaxThreads, kBlocksOfMultiprocessor = 6;
   Chunks s;
   Term term;
   Into<Out> partial;  // (before, chunks, after)
@@ -61,19 +62,22 @@ struct ColumnsOfChunk {
     const std::int64_t before = quotient(group, s.count), first = (group - before * s.count) * s.chunk;
     Pack<R, N> sum = {};
     if (column < s.after)
-      for (std::int64_t k = first + t.warp(), end = s.end(first); k < end; k += t.warps())
-        add(sum, at(before * s.extent + k, column));
+      add_rows(sum, before * s.extent + first + t.warp(), before * s.extent + s.end(first), t.warps(), column);
     warps[t.index()] = sum;
     t.sync();
     if (t.warp() > 0 || column >= s.after) return;
     for (int warp = 1; warp < t.warps(); ++warp) add(sum, warps[warp * kWarp + t.lane()]);
     for (int n = 0; n < N; ++n) partial(group * s.after + column + n, sum[n]);
   }
-  SINKHORN_DEVICE Pack<R, N> at(std::int64_t row, std::int64_t column) const {
-    if constexpr (N > 1)
-      return term.load(row * s.after + column);
-    else
-      return {R(term(row, column))};
+  // Of the rows begin, begin + step, ... before `end`.
+  SINKHORN_DEVICE void add_rows(Pack<R, N>& sum, std::int64_t begin, std::int64_t end, int step,
+                                std::int64_t column) const {
+    if constexpr (N == 1) {
+      for (std::int64_t row = begin; row < end; row += step) sum[0] += R(term(row, column));
+    } else {
+      const std::int64_t further = step * s.after, last = end * s.after;
+      for (std::int64_t i = begin * s.after + column; i < last; i += further) add(sum, term.load(i));
+    }
   }
   SINKHORN_DEVICE static void add(Pack<R, N>& sum, const Pack<R, N>& terms) {
     for (int n = 0; n < N; ++n) sum[n] += terms[n];
@@ -116,7 +120,7 @@ struct AddChunks {
   static constexpr std::size_t kSharedBytes = kMaxThreads * sizeof(double);
   Chunks s;
   Global<const R> partial;
-  Into<T> y;
+  Into<T> y, second;  // if there is a second, that is where sums of before = 1 go
   SINKHORN_DEVICE void operator()(Thread& t) const {
     const auto shares = t.shared<double>(t.size());
     const std::int64_t tiles = (s.after + kColumns - 1) / kColumns, before = quotient(t.block(), tiles);
@@ -134,7 +138,10 @@ struct AddChunks {
     t.sync();
     if (share > 0 || column >= s.after) return;
     for (int other = 1; other < all; ++other) sum += shares[other * kColumns + t.index()];
-    y(before * s.after + column, sum);
+    if (before == 1 && second.y)
+      second(column, sum);
+    else
+      y(before * s.after + column, sum);
   }
 };
 template <class R>
@@ -158,7 +165,17 @@ void add_chunks(std::string_view op, const Chunks& s, const R* partial, const In
   }
   using Kernel = AddChunks<R, T>;
   launch(op, s.before * pieces(s.after, Kernel::kColumns), threads_for(Kernel::kColumns * s.count),
-         Kernel::kSharedBytes, Kernel{s, partial, y});
+         Kernel::kSharedBytes, Kernel{s, partial, y, {nullptr}});
+}
+
+/// y and second (after each) = the sums over `count` of the two halves of partial (2, count, after), or have them
+/// added.
+template <class R, class T>
+void add_chunks_of_two(std::string_view op, std::int64_t count, std::int64_t after, const R* partial, const Into<T>& y,
+                       const Into<T>& second) {
+  using Kernel = AddChunks<R, T>;
+  launch(op, 2 * pieces(after, Kernel::kColumns), threads_for(Kernel::kColumns * count), Kernel::kSharedBytes,
+         Kernel{{2, count, after, 1, count}, partial, y, second});
 }
 
 }  // namespace sums

@@ -29,8 +29,8 @@ Var AxialPositions::operator()(const Scope& scope, std::int64_t length) const {
 }
 
 Var FeedForward::piece(const Scope& scope, const Var& x, const Residual& residual) const {
-  const Var hidden = w1(scope, x);
-  return w2(scope, scope.dropout(gated ? gated_gelu(hidden) : gelu(hidden), dropout), residual);
+  const Var inside = gated ? gated_gelu(w1(scope, x)) : w1.gelu(scope, x);
+  return w2(scope, scope.dropout(inside, dropout), residual);
 }
 
 // A tape keeps the inside of all pieces, so there pieces save nothing; but each draws its own dropout. Without a tape

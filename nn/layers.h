@@ -15,6 +15,10 @@ struct Linear {
     return linear(x, scope.leaf(weight), bias.value ? scope.leaf(bias) : Var(), {weight.rounded, bias.rounded},
                   residual);
   }
+  /// gelu(y)
+  Var gelu(const Scope& scope, const Var& x) const {
+    return linear_gelu(x, scope.leaf(weight), bias.value ? scope.leaf(bias) : Var(), {weight.rounded, bias.rounded});
+  }
   template <class See>
   void visit(See&& see) {
     see("weight", weight);

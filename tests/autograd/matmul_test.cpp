@@ -6,6 +6,7 @@
 #include "autograd/cpu/gemm.h"
 #include "autograd/gradcheck.h"
 #include "autograd/ops/elementwise.h"
+#include "autograd/ops/linear_gelu.h"
 
 namespace sinkhorn {
 namespace {
@@ -175,6 +176,41 @@ TEST(Linear, WeightGradientsOfManyRows) {
     EXPECT_LE(relative_error(got[0], want), tolerance(dtype));
     EXPECT_TRUE(equal_bits(got[0], got[1]));
   }
+}
+
+// To the bit, with and without copies of the parameters in bf16.
+TEST(LinearGelu, EqualsTheComposedForm) {
+  for (const auto& [dtype, parameters] : {std::pair(DType::f32, DType::f32),
+                                          {DType::f64, DType::f64},
+                                          {DType::bf16, DType::bf16},
+                                          {DType::bf16, DType::f32}}) {
+    const Tensor x = random({3, 50, 20}, 1, dtype), weight = random({30, 20}, 2, parameters),
+                 bias = random({30}, 3, parameters), dy = random({3, 50, 30}, 4, dtype);
+    const auto results = [&](auto f) {
+      const Tape tape = Tape::record();
+      const Var leaf = tape.leaf(x), w = tape.leaf(weight), b = tape.leaf(bias);
+      const Var y = f(leaf, w, b);
+      const Gradients flows = tape.backward(y, dy);
+      return Tensors{y.value, flows.of(leaf), flows.of(w), flows.of(b), f(x, weight, bias).value};
+    };
+    const Tensors fused = results([](auto... in) { return linear_gelu(in...); });
+    const Tensors composed = results([](auto... in) { return gelu(linear(in...)); });
+    for (std::size_t i = 0; i < fused.size(); ++i)
+      EXPECT_TRUE(equal_bits(fused[i], composed[i])) << dtype << ", parameters in " << parameters << ", result " << i;
+  }
+  EXPECT_EQ(message([&] {
+              linear_gelu(random({2, 5}, 1), random({4, 3}, 2));
+            }),
+            "linear: x (2, 5) has 5 columns, weight (4, 3) takes 3");
+}
+
+// Whoever else holds the gradient of the result finds it as it was.
+TEST(LinearGelu, WritesOverNoGradientThatSomebodyHolds) {
+  const Tensor dy = random({5, 4}, 1), before = dy.clone();
+  const Tape tape = Tape::record();
+  const Var x = tape.leaf(random({5, 3}, 2));
+  tape.backward(linear_gelu(x, random({4, 3}, 3)), dy);
+  EXPECT_TRUE(equal_bits(dy, before));
 }
 
 TEST(Linear, RefusesResidualsThatDoNotFit) {

@@ -43,6 +43,7 @@ inline std::vector<Subject> subjects() {
       {"linear onto a residual",
        {{2500, 128}, {384, 128}, {384}, {2500, 384}},
        [](auto x) { return linear(x[0], x[1], x[2], {}, {x[3]}); }},
+      {"linear_gelu", {{2500, 128}, {384, 128}, {384}}, [](auto x) { return linear_gelu(x[0], x[1], x[2]); }},
       {"layer_norm", {{3000, 65}, {65}, {65}}, [](auto x) { return layer_norm(x[0], x[1], x[2]); }},
       {"softmax", {{3000, 65}}, [=](auto x) { return softmax(x[0], on(allowed, x[0])); }},
       {"log_softmax", {{3000, 65}}, [](auto x) { return log_softmax(x[0]); }},

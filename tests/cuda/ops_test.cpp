@@ -162,6 +162,7 @@ TEST_P(OnDevice, OddShapesAgreeWithTheCpu) {
          }},
         {"embedding", {{width, 3}}, [=](auto v) { return embedding(v[0], on(ids, v[0])); }},
         {"linear", {x, {7, width}, {7}}, [](auto v) { return linear(v[0], v[1], v[2]); }},
+        {"linear_gelu", {x, {7, width}, {7}}, [](auto v) { return linear_gelu(v[0], v[1], v[2]); }},
         {"matmul", {x, {rows, width}}, [](auto v) { return matmul(v[0], v[1], true, false); }},
         {"sum over rows", {x}, [](auto v) { return sum(v[0], 0); }},
     };

@@ -119,6 +119,31 @@ TEST_P(PacksOnDevice, ManyRowsAreSummedInChunks) {
   agrees("sum of rows", GetParam(), drawn({{3, 9000}}), [](auto x) { return sum(x[0], 1); });
 }
 
+// The gradient of GELU is made and summed in one pass; the results are those of two.
+TEST_P(PacksOnDevice, LinearGeluHasTheBitsOfTheComposedForm) {
+  const DType parameters = GetParam() == DType::bf16 ? DType::f32 : GetParam();
+  for (const std::int64_t width : {5, 24, 64, 200, 264}) {
+    const Tensor x = drawn(1, {700, 24}).to(Device::cuda),
+                 weight = drawn(2, {width, 24}).to(parameters).to(Device::cuda),
+                 bias = drawn(3, {width}).to(parameters).to(Device::cuda);
+    for (const std::int64_t offset : {0, 1}) {
+      const Tensor dy = shifted(drawn(4, {700, width}), offset);
+      const auto results = [&](auto f) {
+        const Guarded guarded;
+        const Tape tape = Tape::record();
+        const Var leaf = tape.leaf(x), w = tape.leaf(weight), b = tape.leaf(bias), y = f(leaf, w, b);
+        const Gradients flows = tape.backward(y, dy);
+        return Tensors{y.value, flows.of(leaf), flows.of(w), flows.of(b)};
+      };
+      const Tensors fused = results([](auto... in) { return linear_gelu(in...); });
+      const Tensors composed = results([](auto... in) { return gelu(linear(in...)); });
+      for (std::size_t i = 0; i < fused.size(); ++i)
+        EXPECT_TRUE(equal_bits(fused[i], composed[i]))
+            << "width " << width << ", offset " << offset << ", result " << i;
+    }
+  }
+}
+
 TEST_P(PacksOnDevice, SummariesOfEveryWidthAgreeWithTheCpu) {
   const Tensor mask = Draw(Rng(3)).mask({2, 40});
   for (const std::int64_t width : {1, 5, 8, 24, 300})

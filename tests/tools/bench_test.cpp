@@ -37,7 +37,7 @@ class ProductCounter {
  public:
   explicit ProductCounter(const Tape& tape) : tape_(tape) {
     tape.watch([this](const TapeEvent& event) {
-      if (event.op != "linear" && event.op != "matmul") return;
+      if (event.op != "linear" && event.op != "linear_gelu" && event.op != "matmul") return;
       if (event.kind == TapeEvent::Kind::value) products_.push_back(event.node);
       if (event.kind == TapeEvent::Kind::flow && event.input < 2) flows_.push_back(event.node);
     });

@@ -56,10 +56,12 @@ struct Attention {
   Tensor q, kv, null;
 };
 
-std::size_t kept_by(const Tape& tape, std::string_view op) {
+// Bytes of tokens of this width that the op keeps.
+std::size_t kept_by(const Tape& tape, std::string_view op, std::int64_t width) {
   std::size_t bytes = 0;
   for (const NodeInfo& node : tape.nodes())
-    if (node.name == op) bytes += node.kept_bytes;
+    for (const KeptTensor& kept : node.kept)
+      if (node.name == op && kept.shape[-1] == width) bytes += kept.bytes;
   return bytes;
 }
 
@@ -121,7 +123,8 @@ void walk(Page& page) {
     const FeedForward layer = feed_forward(chunks);
     const Tape tape = Tape::record();
     (void)layer(Scope{.tape = tape}, tape.leaf(x));
-    kept.emplace_back(std::to_string(chunks) + (chunks == 1 ? " slice" : " slices"), kib(kept_by(tape, "gelu")));
+    kept.emplace_back(std::to_string(chunks) + (chunks == 1 ? " slice" : " slices"),
+                      kib(kept_by(tape, "linear_gelu", 4 * kDim)));
   }
   page.picture(drawing::bars(page.style(), kept));
   page.text(
