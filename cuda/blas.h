@@ -27,5 +27,6 @@ void gemm(std::string_view op, const Gemm<T, C>& product);
 
 /// Whether f32 products may round their operands to TF32 (10 bits of mantissa) on a GPU's tensor cores, from here on.
 void allow_tf32(bool allowed);
+bool allows_tf32();
 
 }  // namespace sinkhorn::cuda
