@@ -91,15 +91,15 @@ struct Share {
   static constexpr int kChunk = 16 / int(sizeof(T)), kChunks = d / kChunk, kPass = kThreads / kChunks;
   static_assert(kRows % kPass == 0);
   int row, column;
-  __device__ explicit Share(const Thread& t) : row(t.index() / kChunks), column(t.index() % kChunks * kChunk) {}
+  int source;  // the column that is read: columns beyond the width of a head are those before it again
+  __device__ Share(const Thread& t, int width)
+      : row(t.index() / kChunks), column(t.index() % kChunks * kChunk), source(min(column, width - kChunk)) {}
 
-  /// Calls f(how many rows behind the first, where they lie, whether there is such a slot), unless they lie beyond the
-  /// width of a head.
+  /// Calls f(how many rows behind the first, where they lie, whether there is such a slot).
   template <class F>
-  __device__ void for_each(const HeadRows<const T>& from, int slot, int count, int width, F f) const {
-    if (column >= width) return;
+  __device__ void for_each(const HeadRows<const T>& from, int slot, int count, F f) const {
     if (count >= kRows && from.is_straight(slot, kRows)) {
-      const T* x = from.first + std::int64_t(slot + from.shift + row) * from.stride + column;
+      const T* x = from.first + std::int64_t(slot + from.shift + row) * from.stride + source;
       const std::int64_t apart = std::int64_t(kPass) * from.stride;
 #pragma unroll
       for (int at = 0; at < kRows; at += kPass, x += apart) f(at, x, true);
@@ -108,7 +108,7 @@ struct Share {
 #pragma unroll 1
     for (int at = 0; at < kRows; at += kPass) {
       const bool is = at + row < count;
-      f(at, from(is ? slot + at + row : slot) + column, is);
+      f(at, from(is ? slot + at + row : slot) + source, is);
     }
   }
 };
@@ -124,29 +124,29 @@ __device__ void put(const MmaTile<d, kPlanes>& tile, int row, int column, const 
     *reinterpret_cast<uint2*>(tile.at(row, column, plane)) = {left[plane], right[plane]};
 }
 
-/// The first kRows rows of a tile become those of slots `slot` .. + count - 1, and 0 behind them: in bf16 when the copies
-/// have come, in planes at once.
+/// The first kRows rows of a tile become those of slots `slot` .. + count - 1, and 0 behind them and beyond the width of a
+/// head: in bf16 when the copies have come, in planes at once.
 template <int kRows, int kThreads, int d>
 __device__ void copy_rows(const Thread& t, const MmaTile<d, 1>& tile, const HeadRows<const bf16>& from, int slot,
                           int count, int width) {
   using Part = Share<d, kRows, kThreads, bf16>;
   static_assert(Part::kPass % 8 == 0);
-  const Part share(t);
+  const Part share(t, width);
+  const bool is_inside = share.column < width;
   bf16* const to = tile.at(share.row, share.column);
-  share.for_each(from, slot, count, width,
-                 [&](int at, const bf16* x, bool is) { copy_async<16>(to + tile.count(at), x, is); });
+  share.for_each(from, slot, count,
+                 [&](int at, const bf16* x, bool is) { copy_async<16>(to + tile.count(at), x, is && is_inside); });
 }
 template <int kRows, int kThreads, int d, int kPlanes>
 __device__ void copy_rows(const Thread& t, const MmaTile<d, kPlanes>& tile, const HeadRows<const float>& from, int slot,
                           int count, int width) {
   using Part = Share<d, kRows, kThreads, float>;
-  const Part share(t);
-  if (share.column >= width) return;
+  const Part share(t, width);
   float4 x[kRows / Part::kPass];  // all on their way before the first is waited for
 #pragma unroll
   for (int i = 0; i < kRows / Part::kPass; ++i) {
     const int row = i * Part::kPass + share.row;
-    x[i] = row < count ? *reinterpret_cast<const float4*>(from(slot + row) + share.column) : float4{};
+    x[i] = row < count && share.column < width ? *reinterpret_cast<const float4*>(from(slot + row) + share.column) : float4{};
   }
 #pragma unroll
   for (int i = 0; i < kRows / Part::kPass; ++i) put(tile, i * Part::kPass + share.row, share.column, x[i]);
@@ -158,11 +158,12 @@ __device__ void copy_rows(const Thread& t, const MmaTile<d, 1>& tile, const MmaT
                           const HeadRows<const bf16>& from, int apart, int slot, int count, int width) {
   using Part = Share<d, kRows, kThreads, bf16>;
   static_assert(Part::kPass % 8 == 0);
-  const Part share(t);
+  const Part share(t, width);
+  const bool is_inside = share.column < width;
   bf16 *const to = tile.at(share.row, share.column), *const to_second = second.at(share.row, share.column);
-  share.for_each(from, slot, count, width, [&](int at, const bf16* x, bool is) {
-    copy_async<16>(to + tile.count(at), x, is);
-    copy_async<16>(to_second + tile.count(at), x + apart, is);
+  share.for_each(from, slot, count, [&](int at, const bf16* x, bool is) {
+    copy_async<16>(to + tile.count(at), x, is && is_inside);
+    copy_async<16>(to_second + tile.count(at), x + apart, is && is_inside);
   });
 }
 template <int kRows, int kThreads, int d, int kPlanes>
@@ -174,7 +175,8 @@ __device__ void copy_rows(const Thread& t, const MmaTile<d, kPlanes>& tile, cons
 
 /// Two matrices that are walked over together, kRows rows a step, of which the next are on their way while some are at
 /// work. In bf16 they go to the other half of two tiles. In f32 a thread copies its share to a place of its own, and
-/// splits it into planes when nobody reads the tiles any more.
+/// splits it into planes when nobody reads the tiles any more. Columns beyond the width of a head are of no meaning: what
+/// multiplies them is 0.
 template <int d, int kPlanes, int kRows, int kThreads>
 struct Steps {
   using T = Number<kPlanes>;
@@ -208,52 +210,59 @@ struct Steps {
   /// Both; rows of the second lie `apart` elements behind those of the first.
   __device__ void copy_both(const Thread& t, int s, const HeadRows<const T>& from, int apart, int slot,
                             int count) const {
-    if constexpr (kPlanes == 1) {
-      copy_rows<kRows, kThreads>(t, first_of(s), second_of(s), from, apart, slot, count, width);
-    } else {
-      copy_first(t, s, from, slot, count);
-      copy_second(t, s, {from.first + apart, from.stride, from.length, from.shift}, slot, count);
-    }
+    const Part share(t, width);
+    Places to(first_of(s), share, copied), to_second(second_of(s), share, copied + kShare * kThreads);
+    share.for_each(from, slot, count, [&](int at, const T* x, bool is) {
+      copy_async<16>(to.next(at), x, is);
+      copy_async<16>(to_second.next(at), x + apart, is);
+    });
   }
   /// Waits until the tiles of the next step are whole and nobody needs those of the last, whose products are done.
   __device__ void arrive(const Thread& t) const {
     await_copies<0>();
     t.sync();
     if constexpr (kPlanes > 1) {
-      using Part = Share<d, kRows, kThreads, T>;
-      const Part share(t);
-      const auto split_share = [&](const Tile& tile, const float4* x) {
+      const Part share(t, width);
+      const auto split_share = [&](const Tile& tile, const float4* from) {
+        float4 x[kShare];  // read before the first is written, which the compiler would not dare
 #pragma unroll
-        for (int i = 0; i < kShare; ++i) put(tile, i * Part::kPass + share.row, share.column, x[i * kThreads]);
+        for (int i = 0; i < kShare; ++i) x[i] = from[i * kThreads];
+#pragma unroll
+        for (int i = 0; i < kShare; ++i) put(tile, i * Part::kPass + share.row, share.column, x[i]);
       };
-      if (share.column < width) {
-        split_share(first, copied);
-        split_share(second, copied + kShare * kThreads);
-      }
+      split_share(first, copied);
+      split_share(second, copied + kShare * kThreads);
       show_to_products();
       t.sync();
     }
   }
 
  private:
-  __device__ void copy(const Thread& t, const Tile& tile, float4* to, const HeadRows<const T>& from, int slot,
-                       int count) const {
-    if constexpr (kPlanes == 1) {
-      copy_rows<kRows, kThreads>(t, tile, from, slot, count, width);
-    } else {
-      Share<d, kRows, kThreads, T>(t).for_each(from, slot, count, width, [&](int, const float* x, bool is) {
-        copy_async<16>(to, x, is);
-        to += kThreads;
-      });
+  using Part = Share<d, kRows, kThreads, T>;
+  // Where a thread copies its share to, row by row.
+  struct Places {
+    bf16* in_tile;
+    float4* copied;
+    __device__ Places(const Tile& tile, const Part& share, float4* copied)
+        : in_tile(tile.at(share.row, share.column)), copied(copied) {}
+    __device__ void* next(int at) {
+      if constexpr (kPlanes == 1) {
+        static_assert(Part::kPass % 8 == 0);
+        return in_tile + Tile::count(at);
+      } else {
+        void* const place = copied;
+        copied += kThreads;
+        return place;
+      }
     }
+  };
+  __device__ void copy(const Thread& t, const Tile& tile, float4* own, const HeadRows<const T>& from, int slot,
+                       int count) const {
+    const Part share(t, width);
+    Places to(tile, share, own);
+    share.for_each(from, slot, count, [&](int at, const T* x, bool is) { copy_async<16>(to.next(at), x, is); });
   }
 };
-
-/// Columns of tiles beyond the width of a head are 0: nothing is copied to them. `memory` is all of them.
-__device__ inline void clear_tiles(const Thread& t, void* memory, std::size_t bytes) {
-  for (std::size_t i = t.index(); i < bytes / sizeof(uint4); i += t.size()) static_cast<uint4*>(memory)[i] = {};
-  t.sync();
-}
 
 /// Eight numbers side by side.
 struct Eight {
@@ -275,15 +284,15 @@ __device__ inline Eight numbers_of(const float* x, const float*) {
 /// Columns `column` .. of a row of a tile.
 template <int d, int kPlanes>
 __device__ Eight numbers_of(const MmaTile<d, kPlanes>& tile, int row, int column) {
-  Eight sum = {};
+  Eight sum;
 #pragma unroll
   for (int plane = kPlanes - 1; plane >= 0; --plane) {
     const auto words = *reinterpret_cast<const uint4*>(tile.at(row, column, plane));
     const std::uint32_t pairs[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      sum.x[2 * k] += lower_half(pairs[k]);
-      sum.x[2 * k + 1] += upper_half(pairs[k]);
+    for (int e = 0; e < 8; ++e) {
+      const float x = e % 2 == 0 ? lower_half(pairs[e / 2]) : upper_half(pairs[e / 2]);
+      sum.x[e] = plane == kPlanes - 1 ? x : sum.x[e] + x;
     }
   }
   return sum;

@@ -109,9 +109,9 @@ struct MmaTile {
   }
   /// The sum of the planes.
   __device__ float number(int row, int column) const {
-    float sum = 0;
+    float sum = float(*at(row, column, kPlanes - 1));
 #pragma unroll
-    for (int plane = kPlanes - 1; plane >= 0; --plane) sum += float(*at(row, column, plane));
+    for (int plane = kPlanes - 2; plane >= 0; --plane) sum += float(*at(row, column, plane));
     return sum;
   }
   __device__ MmaTile from(int row) const { return {memory + count(row)}; }  // row: a multiple of 8

@@ -46,7 +46,6 @@ struct AttendOnTensorCores {
     const int group = uniform(t.warp() / kWarpsOfGroup) * kRowsOfGroup;
     const Tile queries = tile_of<d, kPlanes>(t, kRows);
     const Keys keys(t, in.width);  // and values
-    if (in.width < d) clear_tiles(t, queries.memory, shared_bytes());
     const HeadRows<const T> key_rows_of_head = key_rows(head, in.kv);
     const auto copy = [&](const KeySteps<kStep, T>& step, int s) {
       copy_keys(t, head, key_rows_of_head, step.block, step.j0, keys, s);
@@ -219,7 +218,6 @@ struct QueryGradientOnTensorCores {
     const Tile queries = tile_of<d, kPlanes>(t, kRows), flow = tile_of<d, kPlanes>(t, kRows);
     const Keys keys(t, in.width);                                      // and values
     float2* const scratch = pointer(t.shared<float2>(kRows)) + first;  // of this warp
-    if (in.width < d) clear_tiles(t, queries.memory, shared_bytes());
     const HeadRows<const T> key_rows_of_head = key_rows(head, in.kv);
     const auto copy = [&](const KeySteps<kStep, T>& step, int s) {
       copy_keys(t, head, key_rows_of_head, step.block, step.j0, keys, s);
@@ -480,7 +478,6 @@ struct KeyGradientOnTensorCores {
     const Tile keys = tile_of<d, kPlanes>(t, kRows), values = tile_of<d, kPlanes>(t, kRows);
     const Queries queries(t, in.width);  // and flow
     float2* const rows_of_queries = pointer(t.shared<float2>(2 * kStep));
-    if (in.width < d) clear_tiles(t, keys.memory, shared_bytes());
     const auto stage = [&](int s) {
       return Stage{queries.first_of(s), queries.second_of(s), rows_of_queries + s * kStep};
     };
@@ -647,22 +644,45 @@ struct Partial {
   __device__ float operator()(std::int64_t row, std::int64_t column) const { return x[row * after + column]; }
 };
 
-// How the kernels are cut for a number of planes and a width of tiles, so that registers and shared memory suffice.
+// How the kernels are cut for a number of planes and a width of tiles, so that registers and shared memory suffice: warps
+// of a block, blocks on a multiprocessor, rows of a step, and rows of a part, whose scores are in registers at once.
+// What is fastest was measured (cuda/NOTES.md).
 template <int kPlanes, int d>
-struct Cut {
-  static constexpr bool is_small = kPlanes == 1 && d <= 64;
-  static constexpr int step = is_small ? 64 : 32;
-  // Blocks of threads on a multiprocessor, by what they hold in shared memory.
-  static constexpr int of_eight = d <= 64 || kPlanes == 1 ? 2 : 1, of_four = kPlanes == 3 ? 3 : 2 * of_eight;
-  template <int kWarps>
-  using Forward = AttendOnTensorCores<kPlanes, d, kWarps, kWarps == 8 ? of_eight : of_four, step>;
-  using Queries = QueryGradientOnTensorCores<kPlanes, d, 4, d <= 64 ? (kPlanes < 3 ? 3 : 2) : kPlanes == 1 ? 2 : 1, step,
-                                             is_small ? 32 : step>;
-  using Keys = KeyGradientOnTensorCores<kPlanes, d, 4, d <= 64 || kPlanes == 1 ? 2 : 1, step, step>;
-
-  static constexpr std::size_t shared_bytes() {
-    return std::max({Forward<8>::shared_bytes(), Queries::shared_bytes(), Keys::shared_bytes()});
-  }
+struct Cut;
+template <int d>
+requires(d <= 64) struct Cut<1, d> {
+  using Forward = AttendOnTensorCores<1, d, 8, 2, 64>;
+  using ForwardOfFew = AttendOnTensorCores<1, d, 4, 4, 64>;  // up to 64 queries
+  using Queries = QueryGradientOnTensorCores<1, d, 4, 3, 64, 32>;
+  using Keys = KeyGradientOnTensorCores<1, d, 4, 2, 64, 64>;
+};
+template <>
+struct Cut<1, 128> {
+  using Forward = AttendOnTensorCores<1, 128, 4, 3, 32>;
+  using ForwardOfFew = Forward;
+  using Queries = QueryGradientOnTensorCores<1, 128, 4, 2, 32, 32>;
+  using Keys = KeyGradientOnTensorCores<1, 128, 4, 2, 32, 32>;
+};
+template <int d>
+requires(d <= 64) struct Cut<2, d> {
+  using Forward = AttendOnTensorCores<2, d, 8, 2, 64>;
+  using ForwardOfFew = AttendOnTensorCores<2, d, 4, 4, 32>;
+  using Queries = QueryGradientOnTensorCores<2, d, 4, 2, 64, 32>;
+  using Keys = KeyGradientOnTensorCores<2, d, 4, 2, 64, 32>;
+};
+template <int d>
+requires(d <= 64) struct Cut<3, d> {
+  using Forward = AttendOnTensorCores<3, d, 4, 3, 32>;
+  using ForwardOfFew = Forward;
+  using Queries = QueryGradientOnTensorCores<3, d, 4, 2, 32, 32>;
+  using Keys = KeyGradientOnTensorCores<3, d, 4, 2, 32, 32>;
+};
+template <int kPlanes>
+requires(kPlanes > 1) struct Cut<kPlanes, 128> {
+  using Forward = AttendOnTensorCores<kPlanes, 128, 8, 1, 32>;
+  using ForwardOfFew = AttendOnTensorCores<kPlanes, 128, 4, 1, 32>;
+  using Queries = QueryGradientOnTensorCores<kPlanes, 128, 4, 1, 32, 32>;
+  using Keys = KeyGradientOnTensorCores<kPlanes, 128, 4, 1, 32, 32>;
 };
 
 // Calls f with the cut for a number of planes and a width, in tiles that may be wider.
@@ -711,7 +731,10 @@ bool TensorCoreAttention<T>::takes(const AttentionShape& s) {
   static const int major = attribute(cudaDevAttrComputeCapabilityMajor);
   static const int shared = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
   if (major < 8 || s.width % 8 != 0 || s.width > 128) return false;
-  return with_cut<T>(s.width, [](auto cut) { return cut.shared_bytes(); }) <= std::size_t(shared);
+  return with_cut<T>(s.width, [&]<class Cut>(Cut) {
+    return std::max({Cut::Forward::shared_bytes(), Cut::Queries::shared_bytes(), Cut::Keys::shared_bytes()}) <=
+           std::size_t(shared);
+  });
 }
 
 template <class T>
@@ -725,9 +748,9 @@ void TensorCoreAttention<T>::forward(Arguments in, const Results& out) {
   };
   with_cut<T>(s.width, [&]<class Cut>(Cut) {
     if (s.pattern.bucket > 64)
-      attend(std::type_identity<typename Cut::template Forward<8>>{});
+      attend(std::type_identity<typename Cut::Forward>{});
     else
-      attend(std::type_identity<typename Cut::template Forward<4>>{});
+      attend(std::type_identity<typename Cut::ForwardOfFew>{});
   });
 }
 
