@@ -251,15 +251,22 @@ struct QueryGradientOnTensorCores {
       const Mask all{head, u, block, i0 + first, ahead.j0};
       await_products<0>();  // they read what is copied to next
       keys.arrive(t);
-      more = ahead.next();
-      if (more) copy(ahead, s ^ 1);
-      commit_copies();
+      const auto send_next = [&] {
+        more = ahead.next();
+        if (more) copy(ahead, s ^ 1);
+        commit_copies();
+      };
 #pragma unroll
       for (int j = 0; j < kStep; j += kPart) {
         const Mask mask = all.later(0, j);
+        const auto meanwhile = [&] {
+          if (j == 0) send_next();
+        };
         if ((!mask.is_triangle() || mask.key < i0 + group + kRowsOfGroup) && mask.key < block.width)
           add(mask, lane, queries.from(group), flow.from(group), keys.first_of(s).from(j), keys.second_of(s).from(j), lse,
-              dot, sums);
+              dot, sums, meanwhile);
+        else
+          meanwhile();
       }
       if ((!more || ahead.block.c != block.c) && !head.is_local && block.c < in.n_top) {  // the block ends
         const float dweight = reduce_warp(t, sums.dweight, Plus{});
@@ -295,14 +302,17 @@ struct QueryGradientOnTensorCores {
     store_rows<d>(t, queries, sums.dq, query_rows(head, dq), slot, count, in.width);
   }
 
-  // What some keys give to the queries of a group.
+  // What some keys give to the queries of a group; `meanwhile` is called while products are at work.
+  template <class F>
   __device__ void add(const Mask& mask, int lane, const Tile& queries, const Tile& flow, const Tile& keys,
-                      const Tile& values, const float (&lse)[2], const float (&dot)[2], Sums& sums) const {
+                      const Tile& values, const float (&lse)[2], const float (&dot)[2], Sums& sums,
+                      F meanwhile) const {
     FragmentC p[kPart / 8], ds[kPart / 8];
     begin_products();
     multiply_rows(p, queries, keys, 0, lane);
     multiply_rows(ds, flow, values, 0, lane);
     commit_products();
+    meanwhile();
     const bool is_open = mask.is_open(kPart) && folds(mask.block.weight);
     std::uint32_t seen[kPart / 32], kept[kPart / 32] = {};
 #pragma unroll
@@ -511,13 +521,18 @@ struct KeyGradientOnTensorCores {
       }
       await_products<0>();  // they read what is copied to next
       queries.arrive(t);
-      if (more) copy(visits.u, i0, s ^ 1);
-      commit_copies();
 #pragma unroll
       for (int i = 0; i < kStep; i += kPart) {
         const Mask mask = all.later(i, 0);
+        const auto meanwhile = [&] {
+          if (i > 0) return;
+          if (more) copy(visits.u, i0, s ^ 1);
+          commit_copies();
+        };
         if ((!mask.is_triangle() || group_key < mask.query + kPart) && mask.query < in.bucket)
-          add(mask, lane, keys.from(group), values.from(group), stage(s), i, sums);
+          add(mask, lane, keys.from(group), values.from(group), stage(s), i, sums, meanwhile);
+        else
+          meanwhile();
       }
     }
     await_copies<0>();
@@ -552,14 +567,17 @@ struct KeyGradientOnTensorCores {
     store_rows<d>(t, values, sums.dv, to_values, s0, count, in.width);
   }
 
-  // What some queries, from row `i` of the stage, give to the keys of a group.
+  // What some queries, from row `i` of the stage, give to the keys of a group; `meanwhile` is called while products are
+  // at work.
+  template <class F>
   __device__ void add(const Mask& mask, int lane, const Tile& keys, const Tile& values, const Stage& stage, int i,
-                      Sums& sums) const {
+                      Sums& sums, F meanwhile) const {
     FragmentC p[kPart / 8], ds[kPart / 8];
     begin_products();
     multiply_rows(p, keys, stage.queries, i, lane);
     multiply_rows(ds, values, stage.flow, i, lane);
     commit_products();
+    meanwhile();
     const bool is_open = mask.is_open(kRowsOfWarp) && folds(mask.block.weight);
     std::uint32_t seen[kPart / 32], kept[kPart / 32] = {};
 #pragma unroll
@@ -667,8 +685,8 @@ template <int d>
 requires(d <= 64) struct Cut<2, d> {
   using Forward = AttendOnTensorCores<2, d, 8, 2, 64>;
   using ForwardOfFew = AttendOnTensorCores<2, d, 4, 4, 32>;
-  using Queries = QueryGradientOnTensorCores<2, d, 4, 2, 64, 32>;
-  using Keys = KeyGradientOnTensorCores<2, d, 4, 2, 64, 32>;
+  using Queries = QueryGradientOnTensorCores<2, d, 4, 3, 32, 32>;
+  using Keys = KeyGradientOnTensorCores<2, d, 4, 2, 64, 64>;
 };
 template <int d>
 requires(d <= 64) struct Cut<3, d> {
