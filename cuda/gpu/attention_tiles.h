@@ -124,8 +124,8 @@ __device__ void put(const MmaTile<d, kPlanes>& tile, int row, int column, const 
     *reinterpret_cast<uint2*>(tile.at(row, column, plane)) = {left[plane], right[plane]};
 }
 
-/// The first kRows rows of a tile become those of slots `slot` .. + count - 1, and 0 behind them and beyond the width of a
-/// head: in bf16 when the copies have come, in planes at once.
+/// The first kRows rows of a tile become those of slots `slot` .. + count - 1, and 0 behind them and beyond the width
+/// of a head: in bf16 when the copies have come, in planes at once.
 template <int kRows, int kThreads, int d>
 __device__ void copy_rows(const Thread& t, const MmaTile<d, 1>& tile, const HeadRows<const bf16>& from, int slot,
                           int count, int width) {
@@ -146,7 +146,8 @@ __device__ void copy_rows(const Thread& t, const MmaTile<d, kPlanes>& tile, cons
 #pragma unroll
   for (int i = 0; i < kRows / Part::kPass; ++i) {
     const int row = i * Part::kPass + share.row;
-    x[i] = row < count && share.column < width ? *reinterpret_cast<const float4*>(from(slot + row) + share.column) : float4{};
+    x[i] = row < count && share.column < width ? *reinterpret_cast<const float4*>(from(slot + row) + share.column)
+                                               : float4{};
   }
 #pragma unroll
   for (int i = 0; i < kRows / Part::kPass; ++i) put(tile, i * Part::kPass + share.row, share.column, x[i]);
@@ -175,8 +176,8 @@ __device__ void copy_rows(const Thread& t, const MmaTile<d, kPlanes>& tile, cons
 
 /// Two matrices that are walked over together, kRows rows a step, of which the next are on their way while some are at
 /// work. In bf16 they go to the other half of two tiles. In f32 a thread copies its share to a place of its own, and
-/// splits it into planes when nobody reads the tiles any more. Columns beyond the width of a head are of no meaning: what
-/// multiplies them is 0.
+/// splits it into planes when nobody reads the tiles any more. Columns beyond the width of a head are of no meaning:
+/// what multiplies them is 0.
 template <int d, int kPlanes, int kRows, int kThreads>
 struct Steps {
   using T = Number<kPlanes>;
@@ -298,8 +299,8 @@ __device__ Eight numbers_of(const MmaTile<d, kPlanes>& tile, int row, int column
   return sum;
 }
 
-/// Stores a warp's rows, of slots `slot` .. + count - 1 of a block: rounded, through its part of a tile that nobody else
-/// uses.
+/// Stores a warp's rows, of slots `slot` .. + count - 1 of a block: rounded, through its part of a tile that nobody
+/// else uses.
 template <int d>
 __device__ void store_rows(const Thread& t, const MmaTile<d, 1>& tile, const FragmentA (&x)[d / 16],
                            const HeadRows<bf16>& to, int slot, int count, int width) {

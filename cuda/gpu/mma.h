@@ -88,9 +88,9 @@ __device__ inline std::uint32_t shared_address(const void* pointer) {
   return std::uint32_t(__cvta_generic_to_shared(pointer));
 }
 
-/// A matrix in planes of bf16 in shared memory, 32, 64 or 128 columns. Eight rows lie together, plane by plane, and of a
-/// plane 64 columns before the other 64. The 16 bytes of a row are shuffled, each row of eight in its own way, so that
-/// eight rows' same columns lie in 32 different banks; it is the order that wgmma knows as a swizzle of 64 or 128
+/// A matrix in planes of bf16 in shared memory, 32, 64 or 128 columns. Eight rows lie together, plane by plane, and of
+/// a plane 64 columns before the other 64. The 16 bytes of a row are shuffled, each row of eight in its own way, so
+/// that eight rows' same columns lie in 32 different banks; it is the order that wgmma knows as a swizzle of 64 or 128
 /// bytes. The memory begins at a multiple of 1,024 bytes.
 template <int kColumns, int kPlanes = 1>
 struct MmaTile {
@@ -153,7 +153,8 @@ struct MmaTile {
     b[1] = {{x[2], x[3]}};
   }
   /// What wgmma wants to hear of 64 columns: address, distance of every eighth row, and kind of swizzle. The address of
-  /// those of the first row, and by how much it grows to a row, a multiple of 8, a column, a multiple of 16, and a plane.
+  /// those of the first row, and by how much it grows to a row, a multiple of 8, a column, a multiple of 16, and a
+  /// plane.
   __device__ std::uint32_t address() const { return (shared_address(memory) & 0x3ffff) / 16 | 1 << 16; }
   static constexpr std::uint32_t apart(int row, int column, int plane) {
     const int panel = plane * (kColumns / kPanel) + column / kPanel;

@@ -1,3 +1,7 @@
+#include <algorithm>
+#include <type_traits>
+#include <vector>
+
 #include "autograd/memory.h"
 #include "cuda/blas.h"
 #include "cuda/gpu/attention_tiles.h"
@@ -6,10 +10,11 @@
 #include "cuda/tensor_core_attention.h"
 
 // Each block of threads works on up to 128 rows, 64 to a group of four warps, and walks over what they meet in steps of
-// 64 rows, of which two lie in shared memory: one at work, one on its way. Forward and the gradient of queries hold
-// queries and walk over keys; the gradient of keys and values holds keys and walks over the queries that chose their
-// bucket, which a sorted list of the picks names. Scores are kept in units of log 2, and a block's weight is folded
-// into the exponent where it can be: w p = 2^(score + log2 w).
+// 64 or 32 rows, of which two lie in shared memory: one at work, one on its way. Forward and the gradient of queries
+// hold queries and walk over keys; the gradient of keys and values holds keys and walks over the queries that chose
+// their bucket, which a sorted list of the picks names. Scores are kept in units of log 2, and a block's weight is
+// folded into the exponent where it can be: w p = 2^(score + log2 w). In f32 operands are planes of bf16 (mma.h), and
+// results leave as the sums they are.
 namespace sinkhorn::cuda {
 namespace {
 
@@ -28,9 +33,7 @@ struct AttendOnTensorCores {
   Global<T> y, rest;
   Global<float> log_sum_exp;
 
-  static constexpr std::size_t shared_bytes() {
-    return std::size_t(Tile::count(kRows)) * sizeof(bf16) + Keys::bytes();
-  }
+  static constexpr std::size_t shared_bytes() { return std::size_t(Tile::count(kRows)) * sizeof(bf16) + Keys::bytes(); }
 
   // What a warp knows of its rows.
   struct Rows {
@@ -263,8 +266,8 @@ struct QueryGradientOnTensorCores {
           if (j == 0) send_next();
         };
         if ((!mask.is_triangle() || mask.key < i0 + group + kRowsOfGroup) && mask.key < block.width)
-          add(mask, lane, queries.from(group), flow.from(group), keys.first_of(s).from(j), keys.second_of(s).from(j), lse,
-              dot, sums, meanwhile);
+          add(mask, lane, queries.from(group), flow.from(group), keys.first_of(s).from(j), keys.second_of(s).from(j),
+              lse, dot, sums, meanwhile);
         else
           meanwhile();
       }
@@ -305,8 +308,7 @@ struct QueryGradientOnTensorCores {
   // What some keys give to the queries of a group; `meanwhile` is called while products are at work.
   template <class F>
   __device__ void add(const Mask& mask, int lane, const Tile& queries, const Tile& flow, const Tile& keys,
-                      const Tile& values, const float (&lse)[2], const float (&dot)[2], Sums& sums,
-                      F meanwhile) const {
+                      const Tile& values, const float (&lse)[2], const float (&dot)[2], Sums& sums, F meanwhile) const {
     FragmentC p[kPart / 8], ds[kPart / 8];
     begin_products();
     multiply_rows(p, queries, keys, 0, lane);
@@ -375,7 +377,8 @@ struct QueryGradientOnTensorCores {
     if (row < count) {
       const HeadRows<const T> rows_of_y = query_rows(head, y);
       const std::int64_t from = rows_of_y(slot + row) - rows_of_y.first + column;
-      const T *const high = rows_of_y.first + from, *const low = kPlanes == 1 ? query_rows(head, rest).first + from : high;
+      const T* const high = rows_of_y.first + from;
+      const T* const low = kPlanes == 1 ? query_rows(head, rest).first + from : high;
 #pragma unroll
       for (int k = 0; k < d / 2; k += 8) {
         if (column + k >= in.width) break;
@@ -662,9 +665,9 @@ struct Partial {
   __device__ float operator()(std::int64_t row, std::int64_t column) const { return x[row * after + column]; }
 };
 
-// How the kernels are cut for a number of planes and a width of tiles, so that registers and shared memory suffice: warps
-// of a block, blocks on a multiprocessor, rows of a step, and rows of a part, whose scores are in registers at once.
-// What is fastest was measured (cuda/NOTES.md).
+// How the kernels are cut for a number of planes and a width of tiles, so that registers and shared memory suffice:
+// warps of a block, blocks on a multiprocessor, rows of a step, and rows of a part, whose scores are in registers at
+// once. What is fastest was measured (cuda/NOTES.md).
 template <int kPlanes, int d>
 struct Cut;
 template <int d>

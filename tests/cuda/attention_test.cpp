@@ -154,8 +154,8 @@ INSTANTIATE_TEST_SUITE_P(Patterns, AttentionOnTheDevice,
                          ::testing::Combine(::testing::ValuesIn(kAttentionSetups),
                                             ::testing::ValuesIn(kAttentionPrecisions)),
                          [](const auto& info) {
-                           std::string name = std::string(std::get<0>(info.param).label) + " in " +
-                                              std::get<1>(info.param).name;
+                           std::string name =
+                               std::string(std::get<0>(info.param).label) + " in " + std::get<1>(info.param).name;
                            for (char& c : name)
                              if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
                            return name;
