@@ -524,18 +524,13 @@ struct KeyGradientOnTensorCores {
       }
       await_products<0>();  // they read what is copied to next
       queries.arrive(t);
+      if (more) copy(visits.u, i0, s ^ 1);
+      commit_copies();
 #pragma unroll
       for (int i = 0; i < kStep; i += kPart) {
         const Mask mask = all.later(i, 0);
-        const auto meanwhile = [&] {
-          if (i > 0) return;
-          if (more) copy(visits.u, i0, s ^ 1);
-          commit_copies();
-        };
         if ((!mask.is_triangle() || group_key < mask.query + kPart) && mask.query < in.bucket)
-          add(mask, lane, keys.from(group), values.from(group), stage(s), i, sums, meanwhile);
-        else
-          meanwhile();
+          add(mask, lane, keys.from(group), values.from(group), stage(s), i, sums);
       }
     }
     await_copies<0>();
@@ -570,17 +565,14 @@ struct KeyGradientOnTensorCores {
     store_rows<d>(t, values, sums.dv, to_values, s0, count, in.width);
   }
 
-  // What some queries, from row `i` of the stage, give to the keys of a group; `meanwhile` is called while products are
-  // at work.
-  template <class F>
+  // What some queries, from row `i` of the stage, give to the keys of a group.
   __device__ void add(const Mask& mask, int lane, const Tile& keys, const Tile& values, const Stage& stage, int i,
-                      Sums& sums, F meanwhile) const {
+                      Sums& sums) const {
     FragmentC p[kPart / 8], ds[kPart / 8];
     begin_products();
     multiply_rows(p, keys, stage.queries, i, lane);
     multiply_rows(ds, values, stage.flow, i, lane);
     commit_products();
-    meanwhile();
     const bool is_open = mask.is_open(kRowsOfWarp) && folds(mask.block.weight);
     std::uint32_t seen[kPart / 32], kept[kPart / 32] = {};
 #pragma unroll
@@ -672,8 +664,8 @@ template <int kPlanes, int d>
 struct Cut;
 template <int d>
 requires(d <= 64) struct Cut<1, d> {
-  using Forward = AttendOnTensorCores<1, d, 8, 2, 64>;
-  using ForwardOfFew = AttendOnTensorCores<1, d, 4, 4, 64>;  // up to 64 queries
+  using Forward = AttendOnTensorCores<1, d, 4, 4, 64>;
+  using ForwardOfFew = Forward;  // of up to 64 queries
   using Queries = QueryGradientOnTensorCores<1, d, 4, 3, 64, 32>;
   using Keys = KeyGradientOnTensorCores<1, d, 4, 2, 64, 64>;
 };
