@@ -96,7 +96,8 @@ class AttentionOnTheDevice : public ::testing::TestWithParam<std::tuple<Attentio
 
 TEST_P(AttentionOnTheDevice, AgreesWithTheCpu) {
   SINKHORN_NEEDS_DEVICE();
-  const auto& [s, precision] = GetParam();
+  const AttentionSetup& s = std::get<0>(GetParam());
+  const AttentionPrecision& precision = std::get<1>(GetParam());
   if (testing::is_emulated() && s.large) GTEST_SKIP() << "minutes on the emulated grid";
   if (testing::is_emulated() && precision.tf32) GTEST_SKIP() << "f32 on the emulated grid";
   const testing::Tf32 tf32(precision.tf32);
