@@ -25,7 +25,9 @@ struct Gemm {
 template <class T, class C>
 void gemm(std::string_view op, const Gemm<T, C>& product);
 
-/// Whether f32 products may round their operands to TF32 (10 bits of mantissa) on a GPU's tensor cores, from here on.
+/// Whether f32 products may round their operands to TF32 (10 bits of mantissa) on a GPU's tensor cores, from here on;
+/// attention then rounds them to 16 bits.
 void allow_tf32(bool allowed);
+bool allows_tf32();
 
 }  // namespace sinkhorn::cuda

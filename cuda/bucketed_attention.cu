@@ -363,8 +363,8 @@ struct Partial {
 
 template <class T>
 void BucketedAttention<T>::forward(Cuda, const Arguments& in, const Results& out) {
-  if constexpr (std::is_same_v<T, bf16>)
-    if (TensorCoreAttention::takes(in.shape)) return TensorCoreAttention::forward(in, out);
+  if constexpr (!std::is_same_v<T, double>)
+    if (TensorCoreAttention<T>::takes(in.shape)) return TensorCoreAttention<T>::forward(in, out);
   const AttentionShape& s = in.shape;
   const std::int64_t tiles = pieces(s.pattern.bucket, kTile);
   launch("bucketed_attention", s.batch * s.heads * s.buckets() * tiles, kMaxThreads, Attend<T>::shared_bytes(s.width),
@@ -374,8 +374,8 @@ void BucketedAttention<T>::forward(Cuda, const Arguments& in, const Results& out
 template <class T>
 void BucketedAttention<T>::backward(Cuda, const Arguments& in, const Results& out, const T* dy, const Flows& d) {
   using R = Real<T>;
-  if constexpr (std::is_same_v<T, bf16>)
-    if (TensorCoreAttention::takes(in.shape)) return TensorCoreAttention::backward(in, out, dy, d);
+  if constexpr (!std::is_same_v<T, double>)
+    if (TensorCoreAttention<T>::takes(in.shape)) return TensorCoreAttention<T>::backward(in, out, dy, d);
   const std::string_view op = "bucketed_attention";
   const AttentionShape& s = in.shape;
   const Inputs<T> inputs(in);

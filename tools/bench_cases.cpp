@@ -129,7 +129,7 @@ std::vector<BenchCase> all_cases() {
   trains("E-B16", "the same, a larger batch", e, 16, 4096);
   trains("E-B16-kept", "not reversible: all activations kept", kept(e), 16, 4096);
   trains("E-B4-f32", "E-B4 in f32", e, 4, 4096, "f32");
-  trains("E-B4-tf32", "E-B4 with products in TF32", e, 4, 4096, "tf32");
+  trains("E-B4-tf32", "E-B4 with products and attention in TF32", e, 4, 4096, "tf32");
   trains("R", "182 M parameters, GLU, 20,000 tokens", r, 1, 8192);
   trains("R-kept", "not reversible, in one piece", kept(r), 1, 8192);
   for (const std::int64_t length : {1024, 2048})

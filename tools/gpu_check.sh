@@ -77,17 +77,20 @@ finds() {
   limit compute-sanitizer --tool "$1" "${options[@]}" --error-exitcode 9 "$build/sinkhorn_planted" "$2"
   [[ $? == 9 ]]
 }
-# Every op in every type, attention at the sizes of models, what else has kernels, generation, and a training step with
+# Every op in every type, attention at the sizes of models and in each of its widths and precisions, what else has kernels, generation, and a training step with
 # products and attention in bf16. initcheck does not see what cuBLAS stores by Hopper's bulk copies, so it takes the
 # product's readers for readers of nothing: there the step stays out.
 checked='Types/OnDevice.CasesOfEveryOp*:Types/OnDevice.AttentionOfModels*/bf16:OnTheDevice.*:DeviceTensor.Goes*'
-checked+=':DeviceOptimizer*:DeviceModel.GeneratesWhat*'
+checked+=':Patterns/AttentionOnTheDevice.*width*:DeviceOptimizer*:DeviceModel.GeneratesWhat*'
 sanitized() {
   local options=(--tool "$1" --error-exitcode 9) filter=$checked
   [[ $1 != memcheck ]] || options+=(--leak-check full)
   [[ $1 == initcheck ]] || filter+=':DeviceModel.MakesAStep*'
   # minutes, and the step has the same kernels
-  [[ $1 != racecheck ]] || filter=${filter/Types\/OnDevice.AttentionOfModels\*\/bf16:/}
+  if [[ $1 == racecheck ]]; then
+    filter=${filter/Types\/OnDevice.AttentionOfModels\*\/bf16:/}
+    filter=${filter/:Patterns\/AttentionOnTheDevice.\*width\*/}
+  fi
   # Plain launches, so that a fault is laid at its kernel's door.
   SINKHORN_CUDA_GRAPHS=0 SINKHORN_DRAWS=1 limit compute-sanitizer "${options[@]}" "$build/sinkhorn_tests" --gtest_brief=1 \
     --gtest_filter="$filter:-OnTheDevice.BadIndices*"

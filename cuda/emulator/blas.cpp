@@ -51,5 +51,6 @@ template void gemm(std::string_view, const Gemm<bf16, bf16>&);
 template void gemm(std::string_view, const Gemm<bf16, float>&);
 
 void allow_tf32(bool) {}  // the host multiplies in f32
+bool allows_tf32() { return false; }
 
 }  // namespace sinkhorn::cuda

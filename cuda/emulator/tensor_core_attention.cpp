@@ -3,8 +3,16 @@
 namespace sinkhorn::cuda {
 
 // The emulated grid has no tensor cores: the scalar twin does it all.
-bool TensorCoreAttention::takes(const AttentionShape&) { return false; }
-void TensorCoreAttention::forward(const Op::Arguments&, const Op::Results&) {}
-void TensorCoreAttention::backward(const Op::Arguments&, const Op::Results&, const bf16*, const Op::Flows&) {}
+template <class T>
+bool TensorCoreAttention<T>::takes(const AttentionShape&) {
+  return false;
+}
+template <class T>
+void TensorCoreAttention<T>::forward(Arguments, const Results&) {}
+template <class T>
+void TensorCoreAttention<T>::backward(Arguments, const Results&, const T*, const Flows&) {}
+
+template struct TensorCoreAttention<bf16>;
+template struct TensorCoreAttention<float>;
 
 }  // namespace sinkhorn::cuda

@@ -9,40 +9,44 @@
 
 namespace sinkhorn::cuda {
 
-inline constexpr int kStep = 64;  // rows of a tile that is walked over
 inline constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 inline constexpr float kNone = -std::numeric_limits<float>::infinity();
 
-/// Everything both passes read, and what the host works out of it.
-struct TileInputs : AttentionInputs<bf16> {
-  explicit TileInputs(const kernels::BucketedAttention<bf16>::Arguments& in)
-      : AttentionInputs<bf16>(in),
+/// What is split into planes, and what results are stored in.
+template <int kPlanes>
+using Number = std::conditional_t<kPlanes == 1, bf16, float>;
+
+/// Everything both passes read, and what the host works out of it. The width of a head is a multiple of 8; tiles may be
+/// wider.
+template <class T>
+struct TileInputs : AttentionInputs<T> {
+  explicit TileInputs(const typename kernels::BucketedAttention<T>::Arguments& in)
+      : AttentionInputs<T>(in),
         is_padded(in.mask || in.key_mask),
+        scale(float(1 / std::sqrt(double(in.shape.width)))),
         keep_factor(float(1 / (1 - in.dropout))),
         drop_end(in.dropout > 0 ? std::uint32_t(std::ceil(in.dropout * 8388608 - 0.5)) : 0) {}
 
   bool is_padded;
+  float scale;             // of scores: 1 / sqrt(width)
   float keep_factor;       // what dropout multiplies with
   std::uint32_t drop_end;  // words of random bits whose upper 23 are below are dropped: (x + 1/2) / 2^23 < dropout
 };
 
 /// One head of one sequence.
-struct TileHead : AttentionHead<bf16> {
-  __device__ TileHead(const TileInputs& inputs, int item) : AttentionHead<bf16>(inputs, item), in(inputs) {}
-  const TileInputs& in;
+template <class T>
+struct TileHead : AttentionHead<T> {
+  __device__ TileHead(const TileInputs<T>& inputs, int item) : AttentionHead<T>(inputs, item), in(inputs) {}
+  const TileInputs<T>& in;
 };
 
 template <class T>
 __device__ T* pointer(const Shared<T>& memory) {
   return &memory[0];
 }
-template <int d>
-__device__ MmaTile<d> tile_of(Thread& t, int rows) {
-  return {pointer(t.shared<bf16>(MmaTile<d>::count(rows)))};
-}
-template <int d>
-__device__ constexpr float scale_of_scores() {
-  return d == 64 ? 0.125f : 0.17677669529663687f;  // 1 / sqrt(d)
+template <int d, int kPlanes>
+__device__ MmaTile<d, kPlanes> tile_of(Thread& t, int rows) {
+  return {pointer(t.shared<bf16>(MmaTile<d, kPlanes>::count(rows)))};
 }
 
 /// What a block of threads works on: a tile of a bucket of a head of a sequence.
@@ -67,97 +71,246 @@ struct HeadRows {
   __device__ bool is_straight(int slot, int count) const { return slot + shift + count <= length; }
 };
 template <class T>
-__device__ HeadRows<T> query_rows(const TileHead& head, const Global<T>& x) {
+__device__ HeadRows<T> query_rows(const TileHead<std::remove_const_t<T>>& head, const Global<T>& x) {
   const std::int64_t heads = head.in.heads, d = head.in.width;
   return {&x[(std::int64_t(head.sequence) * head.in.length * heads + head.head) * d], int(heads * d), head.in.length,
           head.shift};
 }
 /// Keys; the values of the same token lie heads * width elements behind.
 template <class T>
-__device__ HeadRows<T> key_rows(const TileHead& head, const Global<T>& kv) {
+__device__ HeadRows<T> key_rows(const TileHead<std::remove_const_t<T>>& head, const Global<T>& kv) {
   const std::int64_t heads = head.in.heads, d = head.in.width;
   return {&kv[(std::int64_t(head.sequence) * head.in.key_length * 2 * heads + head.head) * d], int(2 * heads * d),
           head.in.key_length, head.shift};
 }
 
-/// The first kRows rows of a tile become those of slots `slot` .. + count - 1, and 0 behind them.
-template <int kRows, int kThreads, int d>
-__device__ void copy_rows(const Thread& t, const MmaTile<d>& tile, const HeadRows<const bf16>& from, int slot,
-                          int count) {
-  constexpr int chunks = d / 8, pass = kThreads / chunks;
-  static_assert(kRows % pass == 0 && pass % 8 == 0);
-  const int column = t.index() % chunks * 8, row = t.index() / chunks;
-  bf16* const to = tile.at(row, column);
-  if (count >= kRows && from.is_straight(slot, kRows)) {
-    const bf16* x = from.first + std::int64_t(slot + from.shift + row) * from.stride + column;
-    const std::int64_t apart = std::int64_t(pass) * from.stride;
+/// What a thread copies of the first kRows rows of slots `slot` .. + count - 1: 16 bytes of row `row` and of every
+/// kPass-th behind it.
+template <int d, int kRows, int kThreads, class T>
+struct Share {
+  static constexpr int kChunk = 16 / int(sizeof(T)), kChunks = d / kChunk, kPass = kThreads / kChunks;
+  static_assert(kRows % kPass == 0);
+  int row, column;
+  int source;  // the column that is read: columns beyond the width of a head are those before it again
+  __device__ Share(const Thread& t, int width)
+      : row(t.index() / kChunks), column(t.index() % kChunks * kChunk), source(min(column, width - kChunk)) {}
+
+  /// Calls f(how many rows behind the first, where they lie, whether there is such a slot).
+  template <class F>
+  __device__ void for_each(const HeadRows<const T>& from, int slot, int count, F f) const {
+    if (count >= kRows && from.is_straight(slot, kRows)) {
+      const T* x = from.first + std::int64_t(slot + from.shift + row) * from.stride + source;
+      const std::int64_t apart = std::int64_t(kPass) * from.stride;
 #pragma unroll
-    for (int at = 0; at < kRows; at += pass, x += apart) copy_async<16>(to + at * d, x, true);
-    return;
-  }
+      for (int at = 0; at < kRows; at += kPass, x += apart) f(at, x, true);
+      return;
+    }
 #pragma unroll 1
-  for (int at = 0; at < kRows; at += pass) {
-    const bool is = at + row < count;
-    copy_async<16>(to + at * d, from(is ? slot + at + row : slot) + column, is);
+    for (int at = 0; at < kRows; at += kPass) {
+      const bool is = at + row < count;
+      f(at, from(is ? slot + at + row : slot) + source, is);
+    }
   }
+};
+
+/// Four columns of a row.
+template <int d, int kPlanes>
+__device__ void put(const MmaTile<d, kPlanes>& tile, int row, int column, const float4& x) {
+  std::uint32_t left[kPlanes], right[kPlanes];
+  split(left, x.x, x.y);
+  split(right, x.z, x.w);
+#pragma unroll
+  for (int plane = 0; plane < kPlanes; ++plane)
+    *reinterpret_cast<uint2*>(tile.at(row, column, plane)) = {left[plane], right[plane]};
 }
+
+/// The first kRows rows of a tile become those of slots `slot` .. + count - 1, and 0 behind them and beyond the width
+/// of a head: in bf16 when the copies have come, in planes at once.
+template <int kRows, int kThreads, int d>
+__device__ void copy_rows(const Thread& t, const MmaTile<d, 1>& tile, const HeadRows<const bf16>& from, int slot,
+                          int count, int width) {
+  using Part = Share<d, kRows, kThreads, bf16>;
+  static_assert(Part::kPass % 8 == 0);
+  const Part share(t, width);
+  const bool is_inside = share.column < width;
+  bf16* const to = tile.at(share.row, share.column);
+  share.for_each(from, slot, count,
+                 [&](int at, const bf16* x, bool is) { copy_async<16>(to + tile.count(at), x, is && is_inside); });
+}
+template <int kRows, int kThreads, int d, int kPlanes>
+__device__ void copy_rows(const Thread& t, const MmaTile<d, kPlanes>& tile, const HeadRows<const float>& from, int slot,
+                          int count, int width) {
+  using Part = Share<d, kRows, kThreads, float>;
+  const Part share(t, width);
+  float4 x[kRows / Part::kPass];  // all on their way before the first is waited for
+#pragma unroll
+  for (int i = 0; i < kRows / Part::kPass; ++i) {
+    const int row = i * Part::kPass + share.row;
+    x[i] = row < count && share.column < width ? *reinterpret_cast<const float4*>(from(slot + row) + share.column)
+                                               : float4{};
+  }
+#pragma unroll
+  for (int i = 0; i < kRows / Part::kPass; ++i) put(tile, i * Part::kPass + share.row, share.column, x[i]);
+}
+
 /// The same of two tiles, of which the second's rows lie `apart` elements behind the first's.
 template <int kRows, int kThreads, int d>
-__device__ void copy_rows(const Thread& t, const MmaTile<d>& tile, const MmaTile<d>& second,
-                          const HeadRows<const bf16>& from, int apart, int slot, int count) {
-  constexpr int chunks = d / 8, pass = kThreads / chunks;
-  static_assert(kRows % pass == 0 && pass % 8 == 0);
-  const int column = t.index() % chunks * 8, row = t.index() / chunks;
-  bf16 *const to = tile.at(row, column), *const to_second = second.at(row, column);
-  if (count >= kRows && from.is_straight(slot, kRows)) {
-    const bf16* x = from.first + std::int64_t(slot + from.shift + row) * from.stride + column;
-    const std::int64_t next = std::int64_t(pass) * from.stride;
-#pragma unroll
-    for (int at = 0; at < kRows; at += pass, x += next) {
-      copy_async<16>(to + at * d, x, true);
-      copy_async<16>(to_second + at * d, x + apart, true);
-    }
-    return;
-  }
-#pragma unroll 1
-  for (int at = 0; at < kRows; at += pass) {
-    const bool is = at + row < count;
-    const bf16* const x = from(is ? slot + at + row : slot) + column;
-    copy_async<16>(to + at * d, x, is);
-    copy_async<16>(to_second + at * d, x + apart, is);
-  }
+__device__ void copy_rows(const Thread& t, const MmaTile<d, 1>& tile, const MmaTile<d, 1>& second,
+                          const HeadRows<const bf16>& from, int apart, int slot, int count, int width) {
+  using Part = Share<d, kRows, kThreads, bf16>;
+  static_assert(Part::kPass % 8 == 0);
+  const Part share(t, width);
+  const bool is_inside = share.column < width;
+  bf16 *const to = tile.at(share.row, share.column), *const to_second = second.at(share.row, share.column);
+  share.for_each(from, slot, count, [&](int at, const bf16* x, bool is) {
+    copy_async<16>(to + tile.count(at), x, is && is_inside);
+    copy_async<16>(to_second + tile.count(at), x + apart, is && is_inside);
+  });
+}
+template <int kRows, int kThreads, int d, int kPlanes>
+__device__ void copy_rows(const Thread& t, const MmaTile<d, kPlanes>& tile, const MmaTile<d, kPlanes>& second,
+                          const HeadRows<const float>& from, int apart, int slot, int count, int width) {
+  copy_rows<kRows, kThreads>(t, tile, from, slot, count, width);
+  copy_rows<kRows, kThreads>(t, second, {from.first + apart, from.stride, from.length, from.shift}, slot, count, width);
 }
 
-/// The rounded numbers of C are A of the next product.
-template <int kPieces>
-__device__ void round_to(FragmentA (&a)[kPieces / 2], const FragmentC (&c)[kPieces]) {
+/// Two matrices that are walked over together, kRows rows a step, of which the next are on their way while some are at
+/// work. In bf16 they go to the other half of two tiles. In f32 a thread copies its share to a place of its own, and
+/// splits it into planes when nobody reads the tiles any more. Columns beyond the width of a head are of no meaning:
+/// what multiplies them is 0.
+template <int d, int kPlanes, int kRows, int kThreads>
+struct Steps {
+  using T = Number<kPlanes>;
+  using Tile = MmaTile<d, kPlanes>;
+  static constexpr int kHalves = kPlanes == 1 ? 2 : 1;
+  static constexpr int kShare = kPlanes == 1 ? 0 : kRows * d / 4 / kThreads;  // of a thread, packs of 4 numbers
+  int width;
+  Tile first, second;
+  float4* copied;  // (2, kShare, kThreads)
+
+  static constexpr std::size_t bytes() {
+    return std::size_t(2 * Tile::count(kHalves * kRows)) * sizeof(bf16) + 2 * kShare * kThreads * sizeof(float4);
+  }
+  __device__ Steps(Thread& t, int width)
+      : width(width),
+        first(tile_of<d, kPlanes>(t, kHalves * kRows)),
+        second(tile_of<d, kPlanes>(t, kHalves * kRows)),
+        copied(pointer(t.shared<float4>(2 * kShare * kThreads)) + t.index()) {}
+
+  /// Those of step number s.
+  __device__ Tile first_of(int s) const { return first.from(kHalves == 1 ? 0 : s * kRows); }
+  __device__ Tile second_of(int s) const { return second.from(kHalves == 1 ? 0 : s * kRows); }
+
+  /// Sends the rows of slots `slot` .. + count - 1 on their way to the tiles of step s, 0 behind them.
+  __device__ void copy_first(const Thread& t, int s, const HeadRows<const T>& from, int slot, int count) const {
+    copy(t, first_of(s), copied, from, slot, count);
+  }
+  __device__ void copy_second(const Thread& t, int s, const HeadRows<const T>& from, int slot, int count) const {
+    copy(t, second_of(s), copied + kShare * kThreads, from, slot, count);
+  }
+  /// Both; rows of the second lie `apart` elements behind those of the first.
+  __device__ void copy_both(const Thread& t, int s, const HeadRows<const T>& from, int apart, int slot,
+                            int count) const {
+    const Part share(t, width);
+    Places to(first_of(s), share, copied), to_second(second_of(s), share, copied + kShare * kThreads);
+    share.for_each(from, slot, count, [&](int at, const T* x, bool is) {
+      copy_async<16>(to.next(at), x, is);
+      copy_async<16>(to_second.next(at), x + apart, is);
+    });
+  }
+  /// Waits until the tiles of the next step are whole and nobody needs those of the last, whose products are done.
+  __device__ void arrive(const Thread& t) const {
+    await_copies<0>();
+    t.sync();
+    if constexpr (kPlanes > 1) {
+      const Part share(t, width);
+      const auto split_share = [&](const Tile& tile, const float4* from) {
+        float4 x[kShare];  // read before the first is written, which the compiler would not dare
 #pragma unroll
-  for (int k = 0; k < kPieces / 2; ++k) a[k] = to_a(c[2 * k], c[2 * k + 1]);
-}
-/// What rounding takes from c, rounded in turn.
-template <int kPieces>
-__device__ void round_rest_to(FragmentA (&a)[kPieces / 2], const FragmentC (&c)[kPieces]) {
+        for (int i = 0; i < kShare; ++i) x[i] = from[i * kThreads];
 #pragma unroll
-  for (int k = 0; k < kPieces / 2; ++k) {
-    const FragmentA rounded = to_a(c[2 * k], c[2 * k + 1]);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float* const x = &c[2 * k + i / 2].x[i % 2 * 2];
-      a[k].x[i] = pack(x[0] - lower_half(rounded.x[i]), x[1] - upper_half(rounded.x[i]));
+        for (int i = 0; i < kShare; ++i) put(tile, i * Part::kPass + share.row, share.column, x[i]);
+      };
+      split_share(first, copied);
+      split_share(second, copied + kShare * kThreads);
+      show_to_products();
+      t.sync();
     }
   }
+
+ private:
+  using Part = Share<d, kRows, kThreads, T>;
+  // Where a thread copies its share to, row by row.
+  struct Places {
+    bf16* in_tile;
+    float4* copied;
+    __device__ Places(const Tile& tile, const Part& share, float4* copied)
+        : in_tile(tile.at(share.row, share.column)), copied(copied) {}
+    __device__ void* next(int at) {
+      if constexpr (kPlanes == 1) {
+        static_assert(Part::kPass % 8 == 0);
+        return in_tile + Tile::count(at);
+      } else {
+        void* const place = copied;
+        copied += kThreads;
+        return place;
+      }
+    }
+  };
+  __device__ void copy(const Thread& t, const Tile& tile, float4* own, const HeadRows<const T>& from, int slot,
+                       int count) const {
+    const Part share(t, width);
+    Places to(tile, share, own);
+    share.for_each(from, slot, count, [&](int at, const T* x, bool is) { copy_async<16>(to.next(at), x, is); });
+  }
+};
+
+/// Eight numbers side by side.
+struct Eight {
+  float x[8];
+};
+/// Those of a result, of which `rest` has what rounding took.
+__device__ inline Eight numbers_of(const bf16* rounded, const bf16* rest) {
+  const auto high = *reinterpret_cast<const uint4*>(rounded), low = *reinterpret_cast<const uint4*>(rest);
+  const auto sum = [](std::uint32_t a, std::uint32_t b) {
+    return float2{lower_half(a) + lower_half(b), upper_half(a) + upper_half(b)};
+  };
+  const float2 x = sum(high.x, low.x), y = sum(high.y, low.y), z = sum(high.z, low.z), w = sum(high.w, low.w);
+  return {{x.x, x.y, y.x, y.y, z.x, z.y, w.x, w.y}};
+}
+__device__ inline Eight numbers_of(const float* x, const float*) {
+  const auto left = *reinterpret_cast<const float4*>(x), right = *reinterpret_cast<const float4*>(x + 4);
+  return {{left.x, left.y, left.z, left.w, right.x, right.y, right.z, right.w}};
+}
+/// Columns `column` .. of a row of a tile.
+template <int d, int kPlanes>
+__device__ Eight numbers_of(const MmaTile<d, kPlanes>& tile, int row, int column) {
+  Eight sum;
+#pragma unroll
+  for (int plane = kPlanes - 1; plane >= 0; --plane) {
+    const auto words = *reinterpret_cast<const uint4*>(tile.at(row, column, plane));
+    const std::uint32_t pairs[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+    for (int e = 0; e < 8; ++e) {
+      const float x = e % 2 == 0 ? lower_half(pairs[e / 2]) : upper_half(pairs[e / 2]);
+      sum.x[e] = plane == kPlanes - 1 ? x : sum.x[e] + x;
+    }
+  }
+  return sum;
 }
 
-/// Stores a warp's rows, of slots `slot` .. + count - 1 of a block, through its part of a tile.
+/// Stores a warp's rows, of slots `slot` .. + count - 1 of a block: rounded, through its part of a tile that nobody
+/// else uses.
 template <int d>
-__device__ void store_rows(const Thread& t, const MmaTile<d>& tile, const FragmentA (&x)[d / 16],
-                           const HeadRows<bf16>& to, int slot, int count) {
+__device__ void store_rows(const Thread& t, const MmaTile<d, 1>& tile, const FragmentA (&x)[d / 16],
+                           const HeadRows<bf16>& to, int slot, int count, int width) {
   constexpr int chunks = d / 8, pass = kWarp / chunks;
   const int first = t.warp() * kRowsOfWarp, row = first + t.lane() / chunks, column = t.lane() % chunks * 8;
   __syncwarp();
 #pragma unroll
   for (int k = 0; k < d / 16; ++k) tile.put(first, k * 16, t.lane(), x[k]);
   __syncwarp();
+  if (column >= width) return;
   const auto copy = [&](bf16* y, int at) {
     *reinterpret_cast<uint4*>(y) = *reinterpret_cast<const uint4*>(tile.at(row + at, column));
   };
@@ -170,6 +323,27 @@ __device__ void store_rows(const Thread& t, const MmaTile<d>& tile, const Fragme
   }
 #pragma unroll 1
   for (int at = 0; at < kRowsOfWarp && row + at < count; at += pass) copy(to(slot + row + at) + column, at);
+}
+template <int d>
+__device__ void store_rows(const Thread& t, const MmaTile<d, 1>& tile, const FragmentC (&x)[d / 8],
+                           const HeadRows<bf16>& to, int slot, int count, int width) {
+  FragmentA rounded[1][d / 16];
+  split(rounded, x);
+  store_rows<d>(t, tile, rounded[0], to, slot, count, width);
+}
+/// In f32 as they are.
+template <int d, int kPlanes>
+__device__ void store_rows(const Thread& t, const MmaTile<d, kPlanes>&, const FragmentC (&x)[d / 8],
+                           const HeadRows<float>& to, int slot, int count, int width) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = t.warp() * kRowsOfWarp + half * 8 + t.lane() / 4;
+    if (row >= count) continue;
+    float* const y = to(slot + row) + t.lane() % 4 * 2;
+#pragma unroll
+    for (int n = 0; n < d / 8; ++n)
+      if (n * 8 < width) *reinterpret_cast<float2*>(y + n * 8) = {x[n].x[2 * half], x[n].x[2 * half + 1]};
+  }
 }
 
 /// Over the four lanes that share a row.
@@ -184,8 +358,9 @@ __device__ inline float largest_of_row(float x) {
 
 /// c (16, d) += the sum of each row of p times the first row of a tile: a null block, whose keys are all the same.
 /// Rounded to bf16, its equal probabilities would all be wrong in the same direction, so this is done in f32.
-template <int d, int kPieces>
-__device__ void add_null(FragmentC (&c)[d / 8], const FragmentC (&p)[kPieces], const MmaTile<d>& tile, int lane) {
+template <int d, int kPlanes, int kPieces>
+__device__ void add_null(FragmentC (&c)[d / 8], const FragmentC (&p)[kPieces], const MmaTile<d, kPlanes>& tile,
+                         int lane) {
   float sum[2] = {};
 #pragma unroll
   for (int n = 0; n < kPieces; ++n)
@@ -196,7 +371,7 @@ __device__ void add_null(FragmentC (&c)[d / 8], const FragmentC (&p)[kPieces], c
 #pragma unroll
   for (int n = 0; n < d / 8; ++n)
 #pragma unroll
-    for (int e = 0; e < 4; ++e) c[n].x[e] += sum[e / 2] * float(*tile.at(0, n * 8 + lane % 4 * 2 + e % 2));
+    for (int e = 0; e < 4; ++e) c[n].x[e] += sum[e / 2] * tile.number(0, n * 8 + lane % 4 * 2 + e % 2);
 }
 
 /// A stretch of key columns that a query bucket looks at: all of a block, as far as the threads need to know it.
@@ -209,8 +384,9 @@ struct KeyBlock {
 
 /// Which pairs of 16 rows and some columns see each other, one side being queries i .. of bucket u, the other keys j ..
 /// of a block. Of a number of columns that a lane holds, number e of piece n is bit 8 n + e of a word.
+template <class T>
 struct Mask {
-  const TileHead& head;
+  const TileHead<T>& head;
   int u;
   const KeyBlock& block;
   int query, key;  // the first of each
@@ -335,24 +511,25 @@ __device__ void drop(FragmentC (&x)[kPieces], const std::uint32_t (&kept)[kPiece
     for (int e = 0; e < 4; ++e) x[n].x[e] *= bit(kept[n / 4], n % 4, e) ? factor : 0.0f;
 }
 
-/// Keys and values j0 .. of a block.
-template <int kRows, int kThreads, int d>
-__device__ void copy_keys(const Thread& t, const TileHead& head, const HeadRows<const bf16>& from,
-                          const KeyBlock& block, int j0, const MmaTile<d>& keys, const MmaTile<d>& values) {
+/// Sends keys and values j0 .. of a block on their way to the tiles of step s.
+template <int d, int kPlanes, int kRows, int kThreads, class T>
+__device__ void copy_keys(const Thread& t, const TileHead<T>& head, const HeadRows<const T>& from,
+                          const KeyBlock& block, int j0, const Steps<d, kPlanes, kRows, kThreads>& steps, int s) {
   if (block.kind != AttentionBlock::null) {
-    copy_rows<kRows, kThreads>(t, keys, values, from, head.in.heads * d, block.begin + j0, block.width - j0);
+    steps.copy_both(t, s, from, head.in.heads * head.in.width, block.begin + j0, block.width - j0);
     return;
   }
-  const auto null = [&](const Global<const bf16>& x) {
-    return HeadRows<const bf16>{&x[head.sorting_head * d], 0, kRows, 0};
+  const auto null = [&](const Global<const T>& x) {
+    return HeadRows<const T>{&x[head.sorting_head * head.in.width], 0, kRows, 0};
   };
-  copy_rows<kRows, kThreads>(t, keys, null(head.in.null_keys), 0, block.width - j0);
-  copy_rows<kRows, kThreads>(t, values, null(head.in.null_values), 0, block.width - j0);
+  steps.copy_first(t, s, null(head.in.null_keys), 0, block.width - j0);
+  steps.copy_second(t, s, null(head.in.null_values), 0, block.width - j0);
 }
 
-/// Steps of 64 keys over all that query bucket u looks at, for queries of it before `end`.
+/// Steps of kStep keys over all that query bucket u looks at, for queries of it before `end`.
+template <int kStep, class T>
 struct KeySteps {
-  const TileHead& head;
+  const TileHead<T>& head;
   int u, end;
   KeyBlock block = {};
   int j0 = 0;

@@ -60,6 +60,8 @@ cublasLtMatrixLayout_t layout(cudaDataType_t type, std::int64_t rows, std::int64
   return made;
 }
 
+bool tf32_is_allowed = false;
+
 // A workspace of our own and one algorithm per problem, the heuristic's first, which follows from the problem and the
 // device alone: with one stream that gives the same bits in every run. Partial sums of a split product are added in the
 // type of computation, by a kernel of its own: in no order of arrival, and not in bf16.
@@ -70,10 +72,9 @@ class Blas {
     return one;
   }
 
-  void allow_tf32(bool allowed) { tf32_ = allowed; }
-  cublasComputeType_t compute_in(cudaDataType_t operand) const {
+  static cublasComputeType_t compute_in(cudaDataType_t operand) {
     if (operand == CUDA_R_64F) return CUBLAS_COMPUTE_64F;
-    return operand == CUDA_R_32F && tf32_ ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+    return operand == CUDA_R_32F && tf32_is_allowed ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
   }
 
   void multiply(std::string_view op, const Problem& problem, const void* alpha, const void* a, const void* b,
@@ -138,7 +139,6 @@ class Blas {
   static constexpr std::int64_t kBytes = 32 << 20;  // what cuBLAS recommends for Hopper
   Tensor workspace_;
   cublasLtHandle_t handle_ = nullptr;
-  bool tf32_ = false;
   std::mutex mutex_;
   std::map<std::array<std::int64_t, 19>, Plan> plans_;
 };
@@ -206,6 +206,7 @@ template void gemm(std::string_view, const Gemm<double, double>&);
 template void gemm(std::string_view, const Gemm<bf16, bf16>&);
 template void gemm(std::string_view, const Gemm<bf16, float>&);
 
-void allow_tf32(bool allowed) { Blas::the().allow_tf32(allowed); }
+void allow_tf32(bool allowed) { tf32_is_allowed = allowed; }
+bool allows_tf32() { return tf32_is_allowed; }
 
 }  // namespace sinkhorn::cuda

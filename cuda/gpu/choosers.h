@@ -164,15 +164,16 @@ struct ChooserPiece {
 
 /// The query buckets that look at key slots s0 .. s0 + rows - 1, and through which of their blocks: with piece 0 own
 /// and neighbours' first, then those of the piece, in order.
+template <class T>
 struct Visits {
-  const TileHead& head;
+  const TileHead<T>& head;
   const Choosers& list;
   int bucket, window, last_window, way = -1;  // window: bucket of queries whose own keys are among the slots
   std::int64_t at, end;                       // visits
   int u = 0;
   KeyBlock block = {};
 
-  __device__ Visits(const TileHead& head, int s0, int rows, const Choosers& list, const ChooserPiece& piece)
+  __device__ Visits(const TileHead<T>& head, int s0, int rows, const Choosers& list, const ChooserPiece& piece)
       : head(head),
         list(list),
         bucket(s0 / head.in.key_bucket),
@@ -182,7 +183,7 @@ struct Visits {
         end(piece.to(list.piece)) {}
   /// To the next visit; false where there is none.
   __device__ bool next() {
-    const TileInputs& in = head.in;
+    const TileInputs<T>& in = head.in;
     const int ways = head.is_local ? (in.causal ? 2 : 3) : 1;
     while (window <= last_window) {
       if (++way == ways) {

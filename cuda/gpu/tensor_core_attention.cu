@@ -1,28 +1,39 @@
+#include <algorithm>
+#include <type_traits>
+#include <vector>
+
+#include "autograd/memory.h"
+#include "cuda/blas.h"
 #include "cuda/gpu/attention_tiles.h"
 #include "cuda/gpu/choosers.h"
 #include "cuda/sums.h"
 #include "cuda/tensor_core_attention.h"
 
 // Each block of threads works on up to 128 rows, 64 to a group of four warps, and walks over what they meet in steps of
-// 64 rows, of which two lie in shared memory: one at work, one on its way. Forward and the gradient of queries hold
-// queries and walk over keys; the gradient of keys and values holds keys and walks over the queries that chose their
-// bucket, which a sorted list of the picks names. Scores are kept in units of log 2, and a block's weight is folded
-// into the exponent where it can be: w p = 2^(score + log2 w).
+// 64 or 32 rows, of which two lie in shared memory: one at work, one on its way. Forward and the gradient of queries
+// hold queries and walk over keys; the gradient of keys and values holds keys and walks over the queries that chose
+// their bucket, which a sorted list of the picks names. Scores are kept in units of log 2, and a block's weight is
+// folded into the exponent where it can be: w p = 2^(score + log2 w). In f32 operands are planes of bf16 (mma.h), and
+// results leave as the sums they are.
 namespace sinkhorn::cuda {
 namespace {
 
-template <int d, int kWarps, int kBlocks>
+template <int kPlanes, int d, int kWarps, int kBlocks, int kStep>
 struct AttendOnTensorCores {
+  using T = Number<kPlanes>;
+  using Tile = MmaTile<d, kPlanes>;
+  using Keys = Steps<d, kPlanes, kStep, kWarps * kWarp>;
+  using Mask = cuda::Mask<T>;
   static constexpr int kRows = kWarps * kRowsOfWarp, kThreads = kWarps * kWarp, kBlocksOfMultiprocessor = kBlocks;
   // A row's base of exponents follows its largest score only when that is 2^8 times ahead: its sums need not be scaled
   // anew at every step, and lose no range.
   static constexpr float kSlack = 8;
-  TileInputs in;
+  TileInputs<T> in;
   int tiles;  // of queries in a bucket
-  Global<bf16> y, rest;
+  Global<T> y, rest;
   Global<float> log_sum_exp;
 
-  static std::size_t shared_bytes() { return std::size_t(MmaTile<d>::count(kRows + 4 * kStep)) * sizeof(bf16); }
+  static constexpr std::size_t shared_bytes() { return std::size_t(Tile::count(kRows)) * sizeof(bf16) + Keys::bytes(); }
 
   // What a warp knows of its rows.
   struct Rows {
@@ -32,19 +43,19 @@ struct AttendOnTensorCores {
 
   __device__ void operator()(Thread& t) const {
     const auto [tile, u, item] = place_of(std::uint32_t(t.block()), tiles, in.buckets);
-    const TileHead head(in, item);
+    const TileHead<T> head(in, item);
     const int i0 = tile * kRows, slot = u * in.bucket + i0, count = in.bucket - i0;
     const int lane = t.lane(), first = t.warp() * kRowsOfWarp;
     const int group = uniform(t.warp() / kWarpsOfGroup) * kRowsOfGroup;
-    const MmaTile<d> queries = tile_of<d>(t, kRows), keys = tile_of<d>(t, 2 * kStep), values = tile_of<d>(t, 2 * kStep);
-    const HeadRows<const bf16> key_rows_of_head = key_rows(head, in.kv);
-    const auto copy = [&](const KeySteps& step, int s) {
-      copy_keys<kStep, kThreads>(t, head, key_rows_of_head, step.block, step.j0, keys.from(s * kStep),
-                                 values.from(s * kStep));
+    const Tile queries = tile_of<d, kPlanes>(t, kRows);
+    const Keys keys(t, in.width);  // and values
+    const HeadRows<const T> key_rows_of_head = key_rows(head, in.kv);
+    const auto copy = [&](const KeySteps<kStep, T>& step, int s) {
+      copy_keys(t, head, key_rows_of_head, step.block, step.j0, keys, s);
     };
 
-    copy_rows<kRows, kThreads>(t, queries, query_rows(head, in.q), slot, count);
-    KeySteps ahead{head, u, i0 + kRows};
+    copy_rows<kRows, kThreads>(t, queries, query_rows(head, in.q), slot, count, in.width);
+    KeySteps<kStep, T> ahead{head, u, i0 + kRows};
     bool more = ahead.next();
     if (more) copy(ahead, 0);
     commit_copies();
@@ -52,13 +63,12 @@ struct AttendOnTensorCores {
     for (int s = 0; more; s ^= 1) {
       const KeyBlock block = ahead.block;
       const Mask mask{head, u, block, i0 + first, ahead.j0};
-      await_copies<0>();
-      t.sync();
+      keys.arrive(t);
       more = ahead.next();
       if (more) copy(ahead, s ^ 1);
       commit_copies();
       if (!mask.is_triangle() || mask.key < i0 + group + kRowsOfGroup)
-        attend(mask, lane, queries.from(group), keys.from(s * kStep), values.from(s * kStep), rows);
+        attend(mask, lane, queries.from(group), keys.first_of(s), keys.second_of(s), rows);
     }
     await_copies<0>();
     t.sync();  // the queries are read no more
@@ -75,20 +85,22 @@ struct AttendOnTensorCores {
 #pragma unroll
         for (int e = 0; e < 2; ++e) piece.x[2 * half + e] *= factor;
     }
-    FragmentA rounded[d / 16];
-    round_to(rounded, rows.sum);
-    store_rows<d>(t, queries, rounded, query_rows(head, y), slot, count);
-    if (!rest) return;
-    round_rest_to(rounded, rows.sum);
-    store_rows<d>(t, queries, rounded, query_rows(head, rest), slot, count);
+    if constexpr (kPlanes == 1) {
+      FragmentA rounded[2][d / 16];  // and what rounding took, rounded in turn
+      split(rounded, rows.sum);
+      store_rows<d>(t, queries, rounded[0], query_rows(head, y), slot, count, in.width);
+      if (rest) store_rows<d>(t, queries, rounded[1], query_rows(head, rest), slot, count, in.width);
+    } else {
+      store_rows<d>(t, queries, rows.sum, query_rows(head, y), slot, count, in.width);
+    }
   }
 
   // One step of the running softmax.
-  __device__ void attend(const Mask& mask, int lane, const MmaTile<d>& queries, const MmaTile<d>& keys,
-                         const MmaTile<d>& values, Rows& rows) const {
+  __device__ void attend(const Mask& mask, int lane, const Tile& queries, const Tile& keys, const Tile& values,
+                         Rows& rows) const {
     FragmentC score[kStep / 8];
     begin_products();
-    multiply_rows<d>(score, queries, keys, 0, lane);
+    multiply_rows(score, queries, keys, 0, lane);
     commit_products();
     std::uint32_t kept[kStep / 32] = {};
 #pragma unroll
@@ -98,7 +110,7 @@ struct AttendOnTensorCores {
     pin(score);
 
     const float w = mask.block.weight;
-    float scale = w * scale_of_scores<d>() * kLog2E;
+    float scale = w * in.scale * kLog2E;
     const bool is_folded = folds(w);
     if (!mask.is_open(kStep) || !is_folded) {  // else scores are scaled as they are used
 #pragma unroll
@@ -160,8 +172,8 @@ struct AttendOnTensorCores {
       add_null<d>(rows.sum, score, values, lane);
       return;
     }
-    FragmentA p[kStep / 16];
-    round_to(p, score);
+    FragmentA p[kPlanes][kStep / 16];
+    split(p, score);
     begin_products();
     add_columns<d>(rows.sum, p, values, 0, lane);
     commit_products();
@@ -172,21 +184,25 @@ struct AttendOnTensorCores {
 
 // dq, and per warp its shares of the weights' and nulls' gradients; and of each query its log-sum-exp in units of log 2
 // and <dP, P> = <dy, y>.
-template <int d, int kWarps, int kBlocks, int kPart>
+template <int kPlanes, int d, int kWarps, int kBlocks, int kStep, int kPart>
 struct QueryGradientOnTensorCores {
+  using T = Number<kPlanes>;
+  using Tile = MmaTile<d, kPlanes>;
+  using Keys = Steps<d, kPlanes, kStep, kWarps * kWarp>;
+  using Mask = cuda::Mask<T>;
   static constexpr int kRows = kWarps * kRowsOfWarp, kThreads = kWarps * kWarp, kBlocksOfMultiprocessor = kBlocks;
-  TileInputs in;
+  TileInputs<T> in;
   int tiles;
   std::int64_t batch;
-  Global<const bf16> y, rest, dy;
+  Global<const T> y, rest, dy;
   Global<const float> log_sum_exp;
-  Global<bf16> dq;
+  Global<T> dq;
   Global<float2> rows;                     // (B, H, T), slots in rotated order
   Global<float> dweights;                  // (B, h, N, tiles, warps, n)
-  Global<float> dnull_keys, dnull_values;  // (h, B, N, tiles, warps, d)
+  Global<float> dnull_keys, dnull_values;  // (h, B, N, tiles, warps, width)
 
-  static std::size_t shared_bytes() {
-    return std::size_t(MmaTile<d>::count(2 * kRows + 4 * kStep)) * sizeof(bf16) + kRows * sizeof(float2);
+  static constexpr std::size_t shared_bytes() {
+    return std::size_t(Tile::count(2 * kRows)) * sizeof(bf16) + Keys::bytes() + kRows * sizeof(float2);
   }
 
   // What a warp gathers of its rows.
@@ -198,23 +214,22 @@ struct QueryGradientOnTensorCores {
 
   __device__ void operator()(Thread& t) const {
     const auto [tile, u, item] = place_of(std::uint32_t(t.block()), tiles, in.buckets);
-    const TileHead head(in, item);
+    const TileHead<T> head(in, item);
     const int i0 = tile * kRows, slot = u * in.bucket + i0, count = in.bucket - i0;
     const int lane = t.lane(), first = t.warp() * kRowsOfWarp;
     const int group = uniform(t.warp() / kWarpsOfGroup) * kRowsOfGroup;
-    const MmaTile<d> queries = tile_of<d>(t, kRows), flow = tile_of<d>(t, kRows);
-    const MmaTile<d> keys = tile_of<d>(t, 2 * kStep), values = tile_of<d>(t, 2 * kStep);
+    const Tile queries = tile_of<d, kPlanes>(t, kRows), flow = tile_of<d, kPlanes>(t, kRows);
+    const Keys keys(t, in.width);                                      // and values
     float2* const scratch = pointer(t.shared<float2>(kRows)) + first;  // of this warp
-    const HeadRows<const bf16> key_rows_of_head = key_rows(head, in.kv);
-    const auto copy = [&](const KeySteps& step, int s) {
-      copy_keys<kStep, kThreads>(t, head, key_rows_of_head, step.block, step.j0, keys.from(s * kStep),
-                                 values.from(s * kStep));
+    const HeadRows<const T> key_rows_of_head = key_rows(head, in.kv);
+    const auto copy = [&](const KeySteps<kStep, T>& step, int s) {
+      copy_keys(t, head, key_rows_of_head, step.block, step.j0, keys, s);
     };
 
-    copy_rows<kRows, kThreads>(t, queries, query_rows(head, in.q), slot, count);
-    copy_rows<kRows, kThreads>(t, flow, query_rows(head, dy), slot, count);
+    copy_rows<kRows, kThreads>(t, queries, query_rows(head, in.q), slot, count, in.width);
+    copy_rows<kRows, kThreads>(t, flow, query_rows(head, dy), slot, count, in.width);
     commit_copies();
-    KeySteps ahead{head, u, i0 + kRows};
+    KeySteps<kStep, T> ahead{head, u, i0 + kRows};
     bool more = ahead.next();
     if (more) copy(ahead, 0);
     commit_copies();
@@ -237,18 +252,24 @@ struct QueryGradientOnTensorCores {
     for (int s = 0; more; s ^= 1) {
       const KeyBlock block = ahead.block;
       const Mask all{head, u, block, i0 + first, ahead.j0};
-      await_copies<0>();
       await_products<0>();  // they read what is copied to next
-      t.sync();
-      more = ahead.next();
-      if (more) copy(ahead, s ^ 1);
-      commit_copies();
+      keys.arrive(t);
+      const auto send_next = [&] {
+        more = ahead.next();
+        if (more) copy(ahead, s ^ 1);
+        commit_copies();
+      };
 #pragma unroll
       for (int j = 0; j < kStep; j += kPart) {
         const Mask mask = all.later(0, j);
+        const auto meanwhile = [&] {
+          if (j == 0) send_next();
+        };
         if ((!mask.is_triangle() || mask.key < i0 + group + kRowsOfGroup) && mask.key < block.width)
-          add(mask, lane, queries.from(group), flow.from(group), keys.from(s * kStep + j), values.from(s * kStep + j),
-              lse, dot, sums);
+          add(mask, lane, queries.from(group), flow.from(group), keys.first_of(s).from(j), keys.second_of(s).from(j),
+              lse, dot, sums, meanwhile);
+        else
+          meanwhile();
       }
       if ((!more || ahead.block.c != block.c) && !head.is_local && block.c < in.n_top) {  // the block ends
         const float dweight = reduce_warp(t, sums.dweight, Plus{});
@@ -262,38 +283,38 @@ struct QueryGradientOnTensorCores {
     t.sync();  // the queries are read no more
 
     if (!head.is_local && in.nulls > 0) {
-      const bf16* const key = &in.null_keys[head.sorting_head * d];
+      const T* const key = &in.null_keys[head.sorting_head * in.width] + lane % 4 * 2;
 #pragma unroll
       for (float& x : sums.null_key) x = sum_of_row(x);
 #pragma unroll
       for (int n = 0; n < d / 8; ++n)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) sums.dq[n].x[e] += sums.null_key[e / 2] * float(key[n * 8 + lane % 4 * 2 + e % 2]);
+        for (int e = 0; n * 8 < in.width && e < 4; ++e)
+          sums.dq[n].x[e] += sums.null_key[e / 2] * float(key[n * 8 + e % 2]);
       const std::int64_t row = std::int64_t(head.sorting_head) * batch + head.sequence;
       const std::int64_t at = ((row * in.buckets + u) * tiles + tile) * kWarps + t.warp();
-      write_null(lane, {sums.null_key[0], sums.null_key[1]}, queries.from(first), scale_of_scores<d>(), scratch,
-                 dnull_keys + at * d);
+      write_null(lane, {sums.null_key[0], sums.null_key[1]}, queries.from(first), in.scale, scratch,
+                 dnull_keys + at * in.width);
       write_null(lane, {sum_of_row(sums.null_value[0]), sum_of_row(sums.null_value[1])}, flow.from(first), 1, scratch,
-                 dnull_values + at * d);
+                 dnull_values + at * in.width);
     }
 #pragma unroll
     for (FragmentC& piece : sums.dq)
 #pragma unroll
-      for (float& x : piece.x) x *= scale_of_scores<d>();
-    FragmentA rounded[d / 16];
-    round_to(rounded, sums.dq);
-    store_rows<d>(t, queries, rounded, query_rows(head, dq), slot, count);
+      for (float& x : piece.x) x *= in.scale;
+    store_rows<d>(t, queries, sums.dq, query_rows(head, dq), slot, count, in.width);
   }
 
-  // What some keys give to the queries of a group.
-  __device__ void add(const Mask& mask, int lane, const MmaTile<d>& queries, const MmaTile<d>& flow,
-                      const MmaTile<d>& keys, const MmaTile<d>& values, const float (&lse)[2], const float (&dot)[2],
-                      Sums& sums) const {
+  // What some keys give to the queries of a group; `meanwhile` is called while products are at work.
+  template <class F>
+  __device__ void add(const Mask& mask, int lane, const Tile& queries, const Tile& flow, const Tile& keys,
+                      const Tile& values, const float (&lse)[2], const float (&dot)[2], Sums& sums, F meanwhile) const {
     FragmentC p[kPart / 8], ds[kPart / 8];
     begin_products();
-    multiply_rows<d>(p, queries, keys, 0, lane);
-    multiply_rows<d>(ds, flow, values, 0, lane);
+    multiply_rows(p, queries, keys, 0, lane);
+    multiply_rows(ds, flow, values, 0, lane);
     commit_products();
+    meanwhile();
     const bool is_open = mask.is_open(kPart) && folds(mask.block.weight);
     std::uint32_t seen[kPart / 32], kept[kPart / 32] = {};
 #pragma unroll
@@ -307,7 +328,7 @@ struct QueryGradientOnTensorCores {
     pin(sums.dq);
     if (in.drop_end > 0) drop(ds, kept, in.keep_factor);
 
-    const float w = mask.block.weight, scale = w * scale_of_scores<d>() * kLog2E;
+    const float w = mask.block.weight, scale = w * in.scale * kLog2E;
     float by_score = 0, by_value = 0;  // <dS, q k'> and <P, dy v'>, both times w where that is folded
     const auto differentiate = [&](auto open, float log_weight, float weight) {
 #pragma unroll
@@ -328,10 +349,10 @@ struct QueryGradientOnTensorCores {
       differentiate(std::true_type{}, __log2f(w), 1.0f);
     else
       differentiate(std::false_type{}, 0.0f, w);
-    sums.dweight += (by_score * scale_of_scores<d>() + by_value) * (is_open ? __fdividef(1.0f, w) : 1.0f);
+    sums.dweight += (by_score * in.scale + by_value) * (is_open ? __fdividef(1.0f, w) : 1.0f);
     if (mask.block.kind != AttentionBlock::null) {
-      FragmentA a[kPart / 16];
-      round_to(a, ds);
+      FragmentA a[kPlanes][kPart / 16];
+      split(a, ds);
       begin_products();
       add_columns<d>(sums.dq, a, keys, 0, lane);
       commit_products();
@@ -348,27 +369,22 @@ struct QueryGradientOnTensorCores {
   }
 
   // Two lanes take a query of the warp.
-  __device__ void write_rows(const Thread& t, const TileHead& head, int item, int slot, int count,
-                             const MmaTile<d>& flow, float2* scratch) const {
+  __device__ void write_rows(const Thread& t, const TileHead<T>& head, int item, int slot, int count, const Tile& flow,
+                             float2* scratch) const {
     const int row = t.warp() * kRowsOfWarp + t.lane() / 2, column = t.lane() % 2 * (d / 2);
     const std::int64_t at = std::int64_t(item) * in.length + slot + row;
     float dot = 0, lse = 0;
     if (row < count) {
-      const HeadRows<const bf16> rows_of_y = query_rows(head, y);
+      const HeadRows<const T> rows_of_y = query_rows(head, y);
       const std::int64_t from = rows_of_y(slot + row) - rows_of_y.first + column;
-      const bf16 *const high = rows_of_y.first + from, *const low = query_rows(head, rest).first + from;
+      const T* const high = rows_of_y.first + from;
+      const T* const low = kPlanes == 1 ? query_rows(head, rest).first + from : high;
 #pragma unroll
       for (int k = 0; k < d / 2; k += 8) {
-        const uint4 words[3] = {*reinterpret_cast<const uint4*>(high + k), *reinterpret_cast<const uint4*>(low + k),
-                                *reinterpret_cast<const uint4*>(flow.at(row, column + k))};
-        const auto add = [&](std::uint32_t high, std::uint32_t low, std::uint32_t flow) {
-          dot = fmaf(lower_half(high) + lower_half(low), lower_half(flow), dot);
-          dot = fmaf(upper_half(high) + upper_half(low), upper_half(flow), dot);
-        };
-        add(words[0].x, words[1].x, words[2].x);
-        add(words[0].y, words[1].y, words[2].y);
-        add(words[0].z, words[1].z, words[2].z);
-        add(words[0].w, words[1].w, words[2].w);
+        if (column + k >= in.width) break;
+        const Eight y_of_k = numbers_of(high + k, low + k), flow_of_k = numbers_of(flow, row, column + k);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) dot = fmaf(y_of_k.x[e], flow_of_k.x[e], dot);
       }
       lse = log_sum_exp[at] * kLog2E;
     }
@@ -381,17 +397,17 @@ struct QueryGradientOnTensorCores {
   }
 
   // y = the sum over the warp's rows of their factors times them.
-  __device__ static void write_null(int lane, float2 factor, const MmaTile<d>& rows, float scale, float2* scratch,
-                                    Global<float> y) {
+  __device__ void write_null(int lane, float2 factor, const Tile& rows, float scale, float2* scratch,
+                             Global<float> y) const {
     __syncwarp();
     if (lane % 4 == 0) {
       scratch[lane / 4].x = factor.x;
       scratch[8 + lane / 4].x = factor.y;
     }
     __syncwarp();
-    for (int column = lane; column < d; column += kWarp) {
+    for (int column = lane; column < in.width; column += kWarp) {
       float sum = 0;
-      for (int row = 0; row < kRowsOfWarp; ++row) sum += scratch[row].x * float(*rows.at(row, column));
+      for (int row = 0; row < kRowsOfWarp; ++row) sum += scratch[row].x * rows.number(row, column);
       y[column] = sum * scale;
     }
   }
@@ -399,21 +415,25 @@ struct QueryGradientOnTensorCores {
 
 // dk and dv of a tile of key slots. Where the list of a bucket's choosers is cut, each piece leaves its sums, and
 // AddPieces adds them in their order.
-template <int d, int kWarps, int kBlocks, int kPart>
+template <int kPlanes, int d, int kWarps, int kBlocks, int kStep, int kPart>
 struct KeyGradientOnTensorCores {
+  using T = Number<kPlanes>;
+  using Tile = MmaTile<d, kPlanes>;
+  using Queries = Steps<d, kPlanes, kStep, kWarps * kWarp>;
+  using Mask = cuda::Mask<T>;
   static constexpr int kRows = kWarps * kRowsOfWarp, kThreads = kWarps * kWarp, kBlocksOfMultiprocessor = kBlocks;
-  TileInputs in;
+  TileInputs<T> in;
   int tiles;  // of keys in a key bucket
   Choosers choosers;
   int later_pieces;
-  Global<const bf16> dy;
+  Global<const T> dy;
   Global<const float2> rows;  // of queries: log-sum-exp in units of log 2 and <dP, P>
-  Global<bf16> dkv;
+  Global<T> dkv;
   Global<float4>
       sums_of_pieces;  // (2, later pieces, tiles, 2, d / 8, threads): first pieces by the number of the second
 
-  static std::size_t shared_bytes() {
-    return std::size_t(MmaTile<d>::count(2 * kRows + 4 * kStep)) * sizeof(bf16) + 2 * kStep * sizeof(float2);
+  static constexpr std::size_t shared_bytes() {
+    return std::size_t(Tile::count(2 * kRows)) * sizeof(bf16) + Queries::bytes() + 2 * kStep * sizeof(float2);
   }
   static std::int64_t bytes_of_pieces(std::int64_t later_pieces, std::int64_t tiles) {
     return 2 * later_pieces * tiles * 2 * (d / 8) * kThreads * std::int64_t(sizeof(float4));
@@ -444,7 +464,7 @@ struct KeyGradientOnTensorCores {
     }
     const Place place = place_of(block - later, tiles, in.key_buckets);
     task = {place.tile, place.bucket, place.item, {}};
-    const TileHead head(in, place.item);
+    const TileHead<T> head(in, place.item);
     if (!head.is_local)
       task.piece = ChooserPiece::first(choosers, repeats(), head.group() * (in.key_buckets + 1) + place.bucket);
     return true;
@@ -457,7 +477,7 @@ struct KeyGradientOnTensorCores {
 
   // Queries of one bucket, and what goes with them.
   struct Stage {
-    MmaTile<d> queries, flow;
+    Tile queries, flow;
     float2* rows;
   };
   __device__ void operator()(Thread& t) const {
@@ -465,31 +485,31 @@ struct KeyGradientOnTensorCores {
     if (!find(t, task)) return;
     const int item = task.item, s0 = task.bucket * in.key_bucket + task.tile * kRows;
     const int count = min(in.key_bucket - task.tile * kRows, kRows);
-    const TileHead head(in, item);
+    const TileHead<T> head(in, item);
     const int lane = t.lane(), first = t.warp() * kRowsOfWarp;
     const int group = uniform(t.warp() / kWarpsOfGroup) * kRowsOfGroup;
-    const MmaTile<d> keys = tile_of<d>(t, kRows), values = tile_of<d>(t, kRows);
-    const MmaTile<d> queries = tile_of<d>(t, 2 * kStep), flow = tile_of<d>(t, 2 * kStep);
+    const Tile keys = tile_of<d, kPlanes>(t, kRows), values = tile_of<d, kPlanes>(t, kRows);
+    const Queries queries(t, in.width);  // and flow
     float2* const rows_of_queries = pointer(t.shared<float2>(2 * kStep));
     const auto stage = [&](int s) {
-      return Stage{queries.from(s * kStep), flow.from(s * kStep), rows_of_queries + s * kStep};
+      return Stage{queries.first_of(s), queries.second_of(s), rows_of_queries + s * kStep};
     };
-    const HeadRows<const bf16> from_q = query_rows(head, in.q), from_dy = query_rows(head, dy);
-    const auto copy = [&](int u, int i0, const Stage& stage) {
+    const HeadRows<const T> from_q = query_rows(head, in.q), from_dy = query_rows(head, dy);
+    const auto copy = [&](int u, int i0, int s) {
       const int slot = u * in.bucket + i0, rest = in.bucket - i0;
-      copy_rows<kStep, kThreads>(t, stage.queries, from_q, slot, rest);
-      copy_rows<kStep, kThreads>(t, stage.flow, from_dy, slot, rest);
+      queries.copy_first(t, s, from_q, slot, rest);
+      queries.copy_second(t, s, from_dy, slot, rest);
       if (const int row = t.index(); row < kStep)
-        copy_async<8>(stage.rows + row, &rows[std::int64_t(item) * in.length + slot + (row < rest ? row : 0)],
-                      row < rest);
+        copy_async<8>(rows_of_queries + s * kStep + row,
+                      &rows[std::int64_t(item) * in.length + slot + (row < rest ? row : 0)], row < rest);
     };
 
-    const int apart = in.heads * d;  // from a key to its value
-    copy_rows<kRows, kThreads>(t, keys, values, HeadRows<const bf16>(key_rows(head, in.kv)), apart, s0, count);
-    Visits visits(head, s0, count, choosers, task.piece);
+    const int apart = in.heads * in.width;  // from a key to its value
+    copy_rows<kRows, kThreads>(t, keys, values, HeadRows<const T>(key_rows(head, in.kv)), apart, s0, count, in.width);
+    Visits<T> visits(head, s0, count, choosers, task.piece);
     bool more = visits.next();
     int i0 = 0;
-    if (more) copy(visits.u, i0, stage(0));
+    if (more) copy(visits.u, i0, 0);
     commit_copies();
     Sums sums;
     for (int s = 0; more; s ^= 1) {
@@ -502,10 +522,9 @@ struct KeyGradientOnTensorCores {
         i0 = 0;
         more = visits.next();
       }
-      await_copies<0>();
       await_products<0>();  // they read what is copied to next
-      t.sync();
-      if (more) copy(visits.u, i0, stage(s ^ 1));
+      queries.arrive(t);
+      if (more) copy(visits.u, i0, s ^ 1);
       commit_copies();
 #pragma unroll
       for (int i = 0; i < kStep; i += kPart) {
@@ -532,30 +551,27 @@ struct KeyGradientOnTensorCores {
   }
 
   // Through the tiles of keys and values, which nobody reads any more.
-  __device__ void store(const Thread& t, const Task& task, const MmaTile<d>& keys, const MmaTile<d>& values,
-                        Sums& sums) const {
-    const TileHead head(in, task.item);
+  __device__ void store(const Thread& t, const Task& task, const Tile& keys, const Tile& values, Sums& sums) const {
+    const TileHead<T> head(in, task.item);
     const int s0 = task.bucket * in.key_bucket + task.tile * kRows;
     const int count = min(in.key_bucket - task.tile * kRows, kRows);
-    const HeadRows<bf16> to = key_rows(head, dkv);
+    const HeadRows<T> to = key_rows(head, dkv);
 #pragma unroll
     for (FragmentC& piece : sums.dk)
 #pragma unroll
-      for (float& x : piece.x) x *= scale_of_scores<d>();
-    FragmentA rounded[d / 16];
-    round_to(rounded, sums.dk);
-    store_rows<d>(t, keys, rounded, to, s0, count);
-    round_to(rounded, sums.dv);
-    store_rows<d>(t, values, rounded, {to.first + in.heads * d, to.stride, to.length, to.shift}, s0, count);
+      for (float& x : piece.x) x *= in.scale;
+    store_rows<d>(t, keys, sums.dk, to, s0, count, in.width);
+    const HeadRows<T> to_values{to.first + in.heads * in.width, to.stride, to.length, to.shift};
+    store_rows<d>(t, values, sums.dv, to_values, s0, count, in.width);
   }
 
   // What some queries, from row `i` of the stage, give to the keys of a group.
-  __device__ void add(const Mask& mask, int lane, const MmaTile<d>& keys, const MmaTile<d>& values, const Stage& stage,
-                      int i, Sums& sums) const {
+  __device__ void add(const Mask& mask, int lane, const Tile& keys, const Tile& values, const Stage& stage, int i,
+                      Sums& sums) const {
     FragmentC p[kPart / 8], ds[kPart / 8];
     begin_products();
-    multiply_rows<d>(p, keys, stage.queries, i, lane);
-    multiply_rows<d>(ds, values, stage.flow, i, lane);
+    multiply_rows(p, keys, stage.queries, i, lane);
+    multiply_rows(ds, values, stage.flow, i, lane);
     commit_products();
     const bool is_open = mask.is_open(kRowsOfWarp) && folds(mask.block.weight);
     std::uint32_t seen[kPart / 32], kept[kPart / 32] = {};
@@ -571,7 +587,7 @@ struct KeyGradientOnTensorCores {
     pin(sums.dv);
     if (in.drop_end > 0) drop(ds, kept, in.keep_factor);
 
-    const float w = mask.block.weight, scale = w * scale_of_scores<d>() * kLog2E;
+    const float w = mask.block.weight, scale = w * in.scale * kLog2E;
     const auto differentiate = [&](auto open, float log_weight, float weight) {
 #pragma unroll
       for (int n = 0; n < kPart / 8; ++n)
@@ -592,9 +608,9 @@ struct KeyGradientOnTensorCores {
     else
       differentiate(std::false_type{}, 0.0f, w);
     if (in.drop_end > 0) drop(p, kept, in.keep_factor);
-    FragmentA a[kPart / 16], b[kPart / 16];
-    round_to(a, p);
-    round_to(b, ds);
+    FragmentA a[kPlanes][kPart / 16], b[kPlanes][kPart / 16];
+    split(a, p);
+    split(b, ds);
     begin_products();
     add_columns<d>(sums.dv, a, stage.flow, i, lane);
     add_columns<d>(sums.dk, b, stage.queries, i, lane);
@@ -604,21 +620,21 @@ struct KeyGradientOnTensorCores {
 
 // The sums of the pieces of a list, first to last; one block of threads for each second piece and tile.
 template <class KeyGradient>
-struct AddPieces;
-template <int d, int kWarps, int kBlocks, int kPart>
-struct AddPieces<KeyGradientOnTensorCores<d, kWarps, kBlocks, kPart>> {
-  using KeyGradient = KeyGradientOnTensorCores<d, kWarps, kBlocks, kPart>;
+struct AddPieces {
+  static constexpr int d = KeyGradient::Tile::kWidth;
   KeyGradient of;
 
-  static std::size_t shared_bytes() { return std::size_t(MmaTile<d>::count(2 * KeyGradient::kRows)) * sizeof(bf16); }
+  static std::size_t shared_bytes() {
+    return std::size_t(KeyGradient::Tile::count(2 * KeyGradient::kRows)) * sizeof(bf16);
+  }
 
   __device__ void operator()(Thread& t) const {
-    const int number = int(t.block() / of.tiles), tile = int(t.block() % of.tiles);
-    const auto task = of.later_piece(number, tile);
+    const int number = int(t.block() / of.tiles), tile_number = int(t.block() % of.tiles);
+    const auto task = of.later_piece(number, tile_number);
     if (!task.piece.is_there() || task.piece.index != 1) return;
     typename KeyGradient::Sums sums;
     const auto add = [&](bool is_first, std::int64_t number) {
-      const Global<float4> from = of.sums_of(t, is_first, number, tile);
+      const Global<float4> from = of.sums_of(t, is_first, number, tile_number);
 #pragma unroll
       for (int n = 0; n < 2 * d / 8; ++n) {
         const float4 x = from[n * KeyGradient::kThreads];
@@ -629,7 +645,8 @@ struct AddPieces<KeyGradientOnTensorCores<d, kWarps, kBlocks, kPart>> {
     add(true, number);
     for (std::int64_t index = 1; task.piece.begin + index * of.choosers.piece < task.piece.end; ++index)
       add(false, task.piece.number(index, of.choosers.piece));
-    const MmaTile<d> keys = tile_of<d>(t, KeyGradient::kRows), values = tile_of<d>(t, KeyGradient::kRows);
+    const auto tile = [&] { return tile_of<d, KeyGradient::Tile::kDepth>(t, KeyGradient::kRows); };
+    const typename KeyGradient::Tile keys = tile(), values = tile();
     of.store(t, task, keys, values, sums);
   }
 };
@@ -640,54 +657,126 @@ struct Partial {
   __device__ float operator()(std::int64_t row, std::int64_t column) const { return x[row * after + column]; }
 };
 
-bool has_tensor_cores() {
-  static const bool has = [] {
-    int major = 0;
-    check("attention", cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
-    return major >= 8;
-  }();
-  return has;
+// How the kernels are cut for a number of planes and a width of tiles, so that registers and shared memory suffice:
+// warps of a block, blocks on a multiprocessor, rows of a step, and rows of a part, whose scores are in registers at
+// once. What is fastest was measured (cuda/NOTES.md).
+template <int kPlanes, int d>
+struct Cut;
+template <int d>
+requires(d <= 64) struct Cut<1, d> {
+  using Forward = AttendOnTensorCores<1, d, 4, 4, 64>;
+  using ForwardOfFew = Forward;  // of up to 64 queries
+  using Queries = QueryGradientOnTensorCores<1, d, 4, 3, 64, 32>;
+  using Keys = KeyGradientOnTensorCores<1, d, 4, 2, 64, 64>;
+};
+template <>
+struct Cut<1, 128> {
+  using Forward = AttendOnTensorCores<1, 128, 4, 3, 32>;
+  using ForwardOfFew = Forward;
+  using Queries = QueryGradientOnTensorCores<1, 128, 4, 2, 32, 32>;
+  using Keys = KeyGradientOnTensorCores<1, 128, 4, 2, 32, 32>;
+};
+template <int d>
+requires(d <= 64) struct Cut<2, d> {
+  using Forward = AttendOnTensorCores<2, d, 8, 2, 64>;
+  using ForwardOfFew = AttendOnTensorCores<2, d, 4, 4, 32>;
+  using Queries = QueryGradientOnTensorCores<2, d, 4, 3, 32, 32>;
+  using Keys = KeyGradientOnTensorCores<2, d, 4, 2, 64, 64>;
+};
+template <int d>
+requires(d <= 64) struct Cut<3, d> {
+  using Forward = AttendOnTensorCores<3, d, 4, 3, 32>;
+  using ForwardOfFew = Forward;
+  using Queries = QueryGradientOnTensorCores<3, d, 4, 2, 32, 32>;
+  using Keys = KeyGradientOnTensorCores<3, d, 4, 2, 32, 32>;
+};
+template <int kPlanes>
+requires(kPlanes > 1) struct Cut<kPlanes, 128> {
+  using Forward = AttendOnTensorCores<kPlanes, 128, 8, 1, 32>;
+  using ForwardOfFew = AttendOnTensorCores<kPlanes, 128, 4, 1, 32>;
+  using Queries = QueryGradientOnTensorCores<kPlanes, 128, 4, 1, 32, 32>;
+  using Keys = KeyGradientOnTensorCores<kPlanes, 128, 4, 1, 32, 32>;
+};
+
+// Calls f with the cut for a number of planes and a width, in tiles that may be wider.
+template <int kPlanes, class F>
+auto with_width(std::int64_t width, F f) {
+  return width <= 32 ? f(Cut<kPlanes, 32>{}) : width <= 64 ? f(Cut<kPlanes, 64>{}) : f(Cut<kPlanes, 128>{});
+}
+template <class T, class F>
+auto with_cut(std::int64_t width, F f) {
+  if constexpr (std::is_same_v<T, bf16>)
+    return with_width<1>(width, f);
+  else
+    return allows_tf32() ? with_width<2>(width, f) : with_width<3>(width, f);
 }
 
-// Calls f with the width, known to the compiler.
-template <class F>
-void with_width(std::int64_t width, F f) {
-  width == 64 ? f(std::integral_constant<int, 64>{}) : f(std::integral_constant<int, 32>{});
+int attribute(cudaDeviceAttr which) {
+  int value = 0;
+  check("attention", cudaDeviceGetAttribute(&value, which, 0));
+  return value;
 }
+
+// Rows are read 16 bytes at a time, and a parameter may begin anywhere: a copy, where it does.
+template <class T>
+class AlignedNulls {
+ public:
+  explicit AlignedNulls(typename kernels::BucketedAttention<T>::Arguments& in) {
+    for (const T** x : {&in.null_keys, &in.null_values}) {
+      if (reinterpret_cast<std::uintptr_t>(*x) % 16 == 0) continue;
+      copies_.push_back(workspace({in.shape.sorting(), in.shape.width}, dtype_of<T>));
+      const Tensor& copy = copies_.back();
+      Memory::copy(Cuda{}, reinterpret_cast<const std::byte*>(*x), copy.raw(), copy.bytes());
+      *x = copy.data<T>();
+    }
+  }
+
+ private:
+  std::vector<Tensor> copies_;
+};
 
 constexpr std::string_view kName = "bucketed_attention";
 
 }  // namespace
 
-bool TensorCoreAttention::takes(const AttentionShape& shape) {
-  return (shape.width == 64 || shape.width == 32) && has_tensor_cores();
-}
-
-void TensorCoreAttention::forward(const Op::Arguments& in, const Op::Results& out) {
-  const AttentionShape& s = in.shape;
-  const auto attend = [&](auto d, auto warps) {
-    using Kernel = AttendOnTensorCores<decltype(d)::value, decltype(warps)::value, 16 / decltype(warps)::value>;
-    const int tiles = int(pieces(s.pattern.bucket, Kernel::kRows));
-    launch(kName, s.batch * s.heads * s.buckets() * tiles, Kernel::kThreads, Kernel::shared_bytes(),
-           Kernel{TileInputs(in), tiles, out.y, out.rest, out.log_sum_exp});
-  };
-  with_width(s.width, [&](auto d) {
-    if (s.pattern.bucket > 64)
-      attend(d, std::integral_constant<int, 8>{});
-    else
-      attend(d, std::integral_constant<int, 4>{});
+template <class T>
+bool TensorCoreAttention<T>::takes(const AttentionShape& s) {
+  static const int major = attribute(cudaDevAttrComputeCapabilityMajor);
+  static const int shared = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  if (major < 8 || s.width % 8 != 0 || s.width > 128) return false;
+  return with_cut<T>(s.width, [&]<class Cut>(Cut) {
+    return std::max({Cut::Forward::shared_bytes(), Cut::Queries::shared_bytes(), Cut::Keys::shared_bytes()}) <=
+           std::size_t(shared);
   });
 }
 
-void TensorCoreAttention::backward(const Op::Arguments& in, const Op::Results& out, const bf16* dy,
-                                   const Op::Flows& flows) {
+template <class T>
+void TensorCoreAttention<T>::forward(Arguments in, const Results& out) {
   const AttentionShape& s = in.shape;
-  const TileInputs inputs(in);
+  const AlignedNulls<T> nulls(in);
+  const auto attend = [&]<class Kernel>(std::type_identity<Kernel>) {
+    const int tiles = int(pieces(s.pattern.bucket, Kernel::kRows));
+    launch(kName, s.batch * s.heads * s.buckets() * tiles, Kernel::kThreads, Kernel::shared_bytes(),
+           Kernel{TileInputs<T>(in), tiles, out.y, out.rest, out.log_sum_exp});
+  };
+  with_cut<T>(s.width, [&]<class Cut>(Cut) {
+    if (s.pattern.bucket > 64)
+      attend(std::type_identity<typename Cut::Forward>{});
+    else
+      attend(std::type_identity<typename Cut::ForwardOfFew>{});
+  });
+}
+
+template <class T>
+void TensorCoreAttention<T>::backward(Arguments in, const Results& out, const T* dy, const Flows& flows) {
+  const AttentionShape& s = in.shape;
+  const AlignedNulls<T> nulls(in);
+  const TileInputs<T> inputs(in);
   const Tensor rows = workspace({s.batch, s.heads, s.length, 2}, DType::f32);
   auto* const rows_of_queries = reinterpret_cast<float2*>(rows.data<float>());
-  with_width(s.width, [&](auto d) {
-    constexpr int warps = 4;
-    using Kernel = QueryGradientOnTensorCores<decltype(d)::value, warps, 3, 32>;
+  with_cut<T>(s.width, [&]<class Cut>(Cut) {
+    using Kernel = typename Cut::Queries;
+    constexpr int warps = Kernel::kThreads / kWarp;
     const int tiles = int(pieces(s.pattern.bucket, Kernel::kRows));
     const std::int64_t parts = s.buckets() * tiles * warps;
     const Tensor dweights = workspace({s.batch * s.sorting(), parts, s.n_top}, DType::f32);
@@ -707,8 +796,8 @@ void TensorCoreAttention::backward(const Op::Arguments& in, const Op::Results& o
   });
 
   const ChooserLists lists(kName, s, in.picks);
-  with_width(s.width, [&](auto d) {
-    using Kernel = KeyGradientOnTensorCores<decltype(d)::value, 4, 2, 64>;
+  with_cut<T>(s.width, [&]<class Cut>(Cut) {
+    using Kernel = typename Cut::Keys;
     const std::int64_t tiles = pieces(s.pattern.key_bucket, Kernel::kRows), later = lists.later_pieces();
     const Tensor sums = workspace({Kernel::bytes_of_pieces(later, tiles)}, DType::boolean);
     const Kernel kernel{inputs, int(tiles),      lists.choosers(), int(later),
@@ -718,5 +807,8 @@ void TensorCoreAttention::backward(const Op::Arguments& in, const Op::Results& o
     launch(kName, later * tiles, Kernel::kThreads, AddPieces<Kernel>::shared_bytes(), AddPieces<Kernel>{kernel});
   });
 }
+
+template struct TensorCoreAttention<bf16>;
+template struct TensorCoreAttention<float>;
 
 }  // namespace sinkhorn::cuda

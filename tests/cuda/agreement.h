@@ -8,6 +8,7 @@
 #include "autograd/pool.h"
 #include "autograd/tensor.h"
 #include "build_info.h"
+#include "cuda/blas.h"
 #include "cuda/device.h"
 
 namespace sinkhorn::testing {
@@ -39,6 +40,16 @@ class WithoutGraphs {
  public:
   WithoutGraphs() : before_(Graph::are_enabled()) { Graph::enable(false); }
   ~WithoutGraphs() { Graph::enable(before_); }
+
+ private:
+  bool before_;
+};
+
+/// Products of f32 in TF32, or not, for as long as it lives.
+class Tf32 {
+ public:
+  explicit Tf32(bool allowed) : before_(cuda::allows_tf32()) { cuda::allow_tf32(allowed); }
+  ~Tf32() { cuda::allow_tf32(before_); }
 
  private:
   bool before_;

@@ -1,6 +1,8 @@
-// Bucketed attention in bf16 on the device, of widths that tensor cores take, against the CPU in f64. On the emulated
-// grid it is the scalar twin that runs, on the smaller shapes.
+// Bucketed attention on the device, in the types and widths that tensor cores take, against the CPU in f64. On the
+// emulated grid it is the scalar twin that runs, on the smaller shapes.
 #include <gtest/gtest.h>
+
+#include <tuple>
 
 #include "autograd/ops.h"
 #include "tests/cuda/agreement.h"
@@ -50,6 +52,29 @@ const AttentionSetup kAttentionSetups[] = {
     {"context", free(16, 24, 0, false), 2, 48, 72, 2, 64, 3, 2, true},
     {"nothing to look at", free(16, 16, 0, false), 1, 32, 48, 2, 64, 2, 0},
     {"large context", free(128, 75, 0, false), 1, 512, 600, 2, 64, 4, 2, false, 0, true},
+    {"width 128", causal(16, 1), 1, 48, 48, 3, 128, 3, 2, true, 0.2},
+    {"width 128, buckets of 75", causal(75, 2), 1, 300, 300, 4, 128, 4, 2, false, 0, true},
+    {"width 128, one hot bucket", causal(128, 0), 1, 2048, 2048, 2, 128, 16, 1, false, 0, true},
+    {"width 128, both directions", free(128, 128, 1), 1, 512, 512, 3, 128, 4, 2, true, 0.1, true},
+    {"width 128, large context and sortcut", free(128, 75, 0, false), 1, 512, 600, 2, 128, 1, 2, true, 0, true},
+    {"width 96", causal(24, 1), 1, 96, 96, 3, 96, 4, 2, false, 0.2},
+    {"width 72, large", causal(128, 1), 1, 512, 512, 3, 72, 4, 2, true, 0, true},
+    {"width 40", free(16, 24, 1), 1, 48, 48, 3, 40, 3, 2, true},
+    {"width 24", causal(16, 1), 1, 48, 48, 3, 24, 3, 2},
+    {"width 8", causal(8, 1), 2, 40, 40, 4, 8, 5, 2, true, 0.1},
+};
+
+struct AttentionPrecision {
+  const char* name;
+  DType dtype;
+  bool tf32;
+  double limit;  // of squared errors
+};
+// Where TF32 is allowed, attention takes operands of 16 bits, beside which its 11 bits would err by 1e-7.
+const AttentionPrecision kAttentionPrecisions[] = {
+    {"bf16", DType::bf16, false, testing::limit_of(DType::bf16, testing::Arithmetic::attention)},
+    {"f32", DType::f32, false, testing::limit_of(DType::f32, testing::Arithmetic::attention)},
+    {"tf32", DType::f32, true, 1e-8},
 };
 
 // The picks are distinct within a row; causal ones are nulls and earlier buckets. `hot`: always the first buckets.
@@ -67,31 +92,38 @@ Tensor draw_picks(const AttentionSetup& s, bool hot) {
   return picks;
 }
 
-class AttentionOnTheDevice : public ::testing::TestWithParam<AttentionSetup> {};
+class AttentionOnTheDevice : public ::testing::TestWithParam<std::tuple<AttentionSetup, AttentionPrecision>> {};
 
 TEST_P(AttentionOnTheDevice, AgreesWithTheCpu) {
   SINKHORN_NEEDS_DEVICE();
-  const AttentionSetup& s = GetParam();
+  const AttentionSetup& s = std::get<0>(GetParam());
+  const AttentionPrecision& precision = std::get<1>(GetParam());
   if (testing::is_emulated() && s.large) GTEST_SKIP() << "minutes on the emulated grid";
+  if (testing::is_emulated() && precision.tf32) GTEST_SKIP() << "f32 on the emulated grid";
+  const testing::Tf32 tf32(precision.tf32);
   const std::int64_t sorting = s.heads - s.pattern.local;
   std::uint32_t tag = 0;
-  const auto draw = [&](Shape shape, double low = -1.5) {
-    return uniform(Rng(7).split(++tag), shape, low, 1.5, DType::f64);
+  const auto draw = [&](Shape shape) {
+    return uniform(Rng(7).split(++tag), shape, -1.5, 1.5, DType::f64).to(precision.dtype);
   };
   const auto mask = [&](std::int64_t length) {
     return s.masked ? Draw(Rng(8).split(std::uint32_t(length))).mask({s.batch, length}) : Tensor();
   };
   const Tensor picks = draw_picks(s, std::string_view(s.label).starts_with("one hot"));
   const AttentionMasks masks{mask(s.length), mask(s.key_length)};
-  Tensors inputs{draw({s.batch, s.length, s.heads, s.width}).to(DType::bf16),
-                 draw({s.batch, s.key_length, 2, s.heads, s.width}).to(DType::bf16),
-                 draw(picks.shape(), s.least_weight).to(DType::f32)};
+  const std::int64_t off = s.masked ? 1 : 0;  // parameters of a model begin anywhere in memory
+  Tensors inputs{draw({s.batch, s.length, s.heads, s.width}), draw({s.batch, s.key_length, 2, s.heads, s.width}),
+                 uniform(Rng(7).split(++tag), picks.shape(), s.least_weight, 1.5, DType::f64).to(DType::f32)};
   if (s.pattern.causal)
-    for (int k = 0; k < 2; ++k) inputs.push_back(draw({sorting, 1, s.width}).to(DType::bf16));
-  const Tensor cotangent = draw({s.batch, s.length, s.heads, s.width}).to(DType::bf16);
+    for (int k = 0; k < 2; ++k) inputs.push_back(draw({sorting * s.width + off}));
+  const auto nulls_of = [&](const Tensor& flat) {
+    return flat.slice(off, flat.count()).reshape({sorting, 1, s.width});
+  };
+  const Tensor cotangent = draw({s.batch, s.length, s.heads, s.width});
   const auto run = [&](Device device, bool exact) {
     Tensors there;
     for (const Tensor& x : inputs) there.push_back((exact ? x.to(DType::f64) : x).to(device));
+    for (std::size_t k = 3; k < there.size(); ++k) there[k] = nulls_of(there[k]);
     const auto on = [&](const Tensor& x) { return x ? x.to(device) : x; };
     const Tape tape = Tape::record();
     std::vector<Var> x;
@@ -114,18 +146,21 @@ TEST_P(AttentionOnTheDevice, AgreesWithTheCpu) {
   const char* const names[] = {"y", "dq", "dkv", "dweights", "dnull_keys", "dnull_values"};
   for (std::size_t k = 0; k < exact.size(); ++k) {
     if (exact[k].count() == 0) continue;
-    EXPECT_LE(testing::squared_error(got[k], exact[k]), testing::limit_of(DType::bf16, testing::Arithmetic::attention))
-        << names[k];
+    EXPECT_LE(testing::squared_error(got[k], exact[k]), precision.limit) << names[k];
     EXPECT_TRUE(equal_bits(got[k], again[k])) << names[k] << ": two runs differ";
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Patterns, AttentionOnTheDevice, ::testing::ValuesIn(kAttentionSetups), [](const auto& info) {
-  std::string name = info.param.label;
-  for (char& c : name)
-    if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(Patterns, AttentionOnTheDevice,
+                         ::testing::Combine(::testing::ValuesIn(kAttentionSetups),
+                                            ::testing::ValuesIn(kAttentionPrecisions)),
+                         [](const auto& info) {
+                           std::string name =
+                               std::string(std::get<0>(info.param).label) + " in " + std::get<1>(info.param).name;
+                           for (char& c : name)
+                             if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
+                           return name;
+                         });
 
 }  // namespace
 }  // namespace sinkhorn

@@ -159,7 +159,14 @@ TEST(DeviceModel, NoOutputDependsOnTheFuture) {
   SINKHORN_NEEDS_DEVICE();
   const std::int64_t length = testing::is_emulated() ? 16 : 8192;
   const ModelConfig config = wide_model(length);
-  for (const std::optional<DType> compute : {std::optional<DType>(), std::optional<DType>(DType::bf16)}) {
+  struct Precision {
+    const char* name;
+    std::optional<DType> compute;
+    bool tf32 = false;
+  };
+  for (const Precision& precision : {Precision{"f32", {}}, {"tf32", {}, true}, {"bf16", DType::bf16}}) {
+    if (testing::is_emulated() && precision.tf32) continue;  // f32 there
+    const testing::Tf32 tf32(precision.tf32);
     for (const bool simple : {false, true}) {
       ModelConfig kind = config;
       kind.use_simple_sort_net = simple;
@@ -167,7 +174,7 @@ TEST(DeviceModel, NoOutputDependsOnTheFuture) {
       const auto model = testing::random_model(kind, 3, DType::f32);
       move_to(Device::cuda, *model);
       const auto logits = [&](const Tensor& ids, bool training) {
-        const Scope scope{.rng = Rng(5), .training = training, .compute = compute};
+        const Scope scope{.rng = Rng(5), .training = training, .compute = precision.compute};
         return (*model)(scope, ids.to(Device::cuda)).value.to(Device::cpu);
       };
       const Tensor ids = testing::random_ids(1, 1, length, kind.num_tokens);
@@ -184,7 +191,7 @@ TEST(DeviceModel, NoOutputDependsOnTheFuture) {
             other.data<std::int32_t>()[i] = std::int32_t((other.data<std::int32_t>()[i] + 1 + i % 7) % kind.num_tokens);
           const Tensor after = logits(other, training);
           EXPECT_TRUE(std::equal(before.raw(), before.raw() + std::size_t(j) * slot, after.raw()))
-              << "an output before " << j << " moves, simple sort net " << simple << ", bf16 " << bool(compute);
+              << "an output before " << j << " moves, simple sort net " << simple << ", " << precision.name;
           EXPECT_FALSE(std::equal(before.raw() + std::size_t(j) * slot, before.raw() + before.bytes(),
                                   after.raw() + std::size_t(j) * slot))
               << "nothing moves at all";
