@@ -66,12 +66,16 @@ struct FindSlots {
     R closing = 0;
     for (std::int64_t k = 0; k < n; ++k) {
       Best<R> best = none<R>();
-      for (std::int64_t a = 0; a < n; ++a)
-        for (std::int64_t b = t.lane(); (a + 1) * (b + 1) <= n; b += kWarp) {
-          const std::int32_t i = ranked[first + a], j = ranked[second + b];
-          const Best<R> x{sum(row, i, j), std::int32_t(i * keys + j)};
-          if (is_after(x, last)) best = Better{}(best, x);
-        }
+      const auto look_at = [&](std::int64_t a, std::int64_t b) {
+        const std::int32_t i = ranked[first + a], j = ranked[second + b];
+        const Best<R> x{sum(row, i, j), std::int32_t(i * keys + j)};
+        if (is_after(x, last)) best = Better{}(best, x);
+      };
+      // Either rank is less than the root of n, so that a few rounds of all lanes do.
+      for (std::int64_t a = 0; (a + 1) * (a + 1) <= n; ++a) {
+        for (std::int64_t b = a + t.lane(); (a + 1) * (b + 1) <= n; b += kWarp) look_at(a, b);
+        for (std::int64_t b = a + 1 + t.lane(); (a + 1) * (b + 1) <= n; b += kWarp) look_at(b, a);
+      }
       const Best<R> next = reduce_warp(t, best, Better{});
       if (k == 0 || next.value < closing) found = k;  // so many lie strictly above
       closing = next.value;
@@ -129,22 +133,38 @@ struct SumsOfPicks {
   }
 };
 
-// Index i is (half, row, key).
+// One block per row; a thread has every so many keys of both halves. The picks come in portions.
 template <class T>
 struct KeyGradient {
+  using R = Real<T>;
   KeyHalves halves;
   Global<const std::int32_t> picks;
   Global<const T> dsums;
   Global<T> dscores;
-  SINKHORN_DEVICE void operator()(std::int64_t i) const {
-    const std::int64_t keys = halves.keys, key = i % keys, row = i / keys % halves.rows;
-    const bool first = i < halves.rows * keys;
-    Real<T> flow = 0;
-    for (std::int64_t k = row * halves.n; k < (row + 1) * halves.n; ++k) {
-      const std::int64_t pick = picks[k];
-      if ((first ? pick / keys : pick % keys) == key) flow += Real<T>(dsums[k]);
+  static std::size_t shared_bytes(int threads) { return threads * (2 * sizeof(std::int32_t) + sizeof(R)); }
+  SINKHORN_DEVICE void operator()(Thread& t) const {
+    const auto first = t.shared<std::int32_t>(t.size()), second = t.shared<std::int32_t>(t.size());  // keys of a pick
+    const auto flows = t.shared<R>(t.size());
+    const std::int64_t row = t.block(), keys = halves.keys;
+    for (std::int64_t base = 0; base < 2 * keys; base += t.size()) {
+      const std::int64_t at = base + t.index(), key = at < keys ? at : at - keys;
+      R flow = 0;
+      for (std::int64_t from = 0; from < halves.n; from += t.size()) {
+        const int count = int(halves.n - from < t.size() ? halves.n - from : t.size());
+        t.sync();  // the others have used what is there
+        if (t.index() < count) {
+          const std::int64_t k = row * halves.n + from + t.index(), pick = picks[k], i = quotient(pick, keys);
+          first[t.index()] = std::int32_t(i);
+          second[t.index()] = std::int32_t(pick - i * keys);
+          flows[t.index()] = dsums[k];
+        }
+        t.sync();
+        const Shared<std::int32_t>& key_of = at < keys ? first : second;
+        for (int k = 0; k < count; ++k)
+          if (key_of[k] == key) flow += flows[k];
+      }
+      if (at < 2 * keys) dscores[((at < keys ? 0 : halves.rows) + row) * keys + key] = flow;
     }
-    dscores[i] = flow;
   }
 };
 
@@ -163,7 +183,9 @@ void ProductKeyTopK<T>::forward(Cuda, const KeyHalves& halves, const T* scores, 
 
 template <class T>
 void ProductKeyTopK<T>::backward(Cuda, const KeyHalves& halves, const std::int32_t* picks, const T* dsums, T* dscores) {
-  for_each("product_key_top_k", 2 * halves.rows * halves.keys, KeyGradient<T>{halves, picks, dsums, dscores});
+  const int threads = threads_for(2 * halves.keys);
+  launch("product_key_top_k", halves.rows, threads, KeyGradient<T>::shared_bytes(threads),
+         KeyGradient<T>{halves, picks, dsums, dscores});
 }
 
 template struct ProductKeyTopK<float>;

@@ -71,10 +71,14 @@ Var run_padded(const Model& model, const Scope& scope, const Var& x, const Atten
   const Var wider = m.before + m.after > 0 ? pad(x, 1, m.before, m.after) : x;
   AttentionContext wider_around = with_whole_buckets(model.config(), around);
   wider_around.mask = padded_mask(around.mask, s, m, x.value.device());
-  if constexpr (std::is_same_v<Model, SinkhornTransformerLM>)
-    return slice(model(scope, wider.value, wider_around), 1, m.before, m.before + s[1]);
-  else
-    return slice(model(scope, wider, wider_around), 1, m.before, m.before + s[1]);
+  const auto run = [&] {
+    if constexpr (std::is_same_v<Model, SinkhornTransformerLM>)
+      return model(scope, wider.value, wider_around);
+    else
+      return model(scope, wider, wider_around);
+  };
+  const Var y = run();
+  return m.before + m.after > 0 ? slice(y, 1, m.before, m.before + s[1]) : y;
 }
 
 }  // namespace

@@ -276,6 +276,31 @@ TEST(OnTheDevice, MovesAndChoicesAreTheSameBits) {
   same(top_k(coarse, 7, 1).picks, top_k(there(coarse), 7, 1).picks);
 }
 
+// A bag's rows add to what their table's gradient has gathered, those that nobody read keep what they have; of one row
+// that everybody reads and of rows that few read, with ids in more and in fewer pieces than one.
+TEST(OnTheDevice, BagsAddToWhatHasGathered) {
+  SINKHORN_NEEDS_DEVICE();
+  for (const Device device : {Device::cpu, Device::cuda})
+    for (const std::int32_t rows : {1, 7, 90})
+      for (const std::int64_t width : {5, 8}) {
+        Parameter table{uniform(Rng(1), {90, width}, -1, 1).to(device)};
+        const Tensor ids = integers(Rng(2), {40, 3}, rows).to(device);
+        const Tensor weights = uniform(Rng(3), {40, 3}, -1, 1).to(device);
+        const auto gradients = [&](const Tensor& gathers) {
+          table.gradient = gathers;
+          const Tape tape = Tape::record(bool(gathers));
+          const Var weight = tape.leaf(weights);
+          const Gradients found = tape.backward(sum(square(embedding_bag(tape.leaf(table), weight, ids))));
+          return Tensors{gathers ? gathers : found.of(table), found.of(weight)};
+        };
+        const Tensor begun = uniform(Rng(4), {90, width}, -1, 1).to(device);
+        const Tensors apart = gradients({}), together = gradients(begun.clone());
+        EXPECT_LE(relative_error(together[0], add(begun, apart[0]).value), 1e-6) << rows << " " << width;
+        EXPECT_TRUE(equal_bits(together[1], apart[1]));
+        EXPECT_TRUE(equal_bits(together[0].slice(rows, 90).clone(), begun.slice(rows, 90).clone()));
+      }
+}
+
 TEST(OnTheDevice, InfinitiesAndNaNsStay) {
   SINKHORN_NEEDS_DEVICE();
   const float none = -INFINITY;
