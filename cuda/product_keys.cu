@@ -34,83 +34,112 @@ struct LowerSlot {
   }
 };
 
-// One warp per row. A slot of rank (a, b) in its halves is matched or beaten by all of rank up to (a, b). So those of
-// (a + 1)(b + 1) <= n hold every sum above the n-th largest, and its value. Other slots may yet equal that value:
-// numbers that differ can round to one sum. Hence its places go to the lowest slots with it, wherever they rank.
+// One warp per row, which has the row's scores in shared memory. A slot of rank (a, b) in its halves is matched or
+// beaten by all of rank up to (a, b). So those of (a + 1)(b + 1) <= n, the candidates, hold every sum above the n-th
+// largest, and its value. Other slots may yet equal that value: numbers that differ can round to one sum. Hence its
+// places go to the lowest slots with it, wherever they rank.
 template <class T>
 struct FindSlots {
   using R = Real<T>;
-  static constexpr int kRows = 4;  // of a block
+  static constexpr int kMostRows = 4;                  // of a block
+  static constexpr std::size_t kMostBytes = 96 << 10;  // of shared memory, which every card has
   KeyHalves halves;
+  std::int64_t candidates;
   Global<const T> scores;
   Global<std::int32_t> picks;
 
-  static std::size_t shared_bytes(std::int64_t n) { return kRows * 2 * std::size_t(n) * sizeof(std::int32_t) + 16; }
-  SINKHORN_DEVICE R score(std::int64_t row, int half, std::int64_t key) const {
-    return scores[(half * halves.rows + row) * halves.keys + key];
+  static std::int64_t candidates_of(std::int64_t n) {
+    std::int64_t count = 0;
+    for (std::int64_t a = 1; a <= n; ++a) count += n / a;
+    return count;
   }
-  SINKHORN_DEVICE R sum(std::int64_t row, std::int64_t i, std::int64_t j) const {
-    return rank_of(rank_of(score(row, 0, i)) + rank_of(score(row, 1, j)));
+  // What a block of `rows` warps needs.
+  static std::size_t shared_bytes(const KeyHalves& halves, std::int64_t candidates, int rows) {
+    const std::size_t numbers = std::size_t(2 * halves.keys + candidates);
+    const std::size_t ids = std::size_t(2 * halves.n + candidates);
+    return std::size_t(rows) * (numbers * sizeof(R) + ids * sizeof(std::int32_t)) + 64;  // four arrays, rounded up
   }
+
   SINKHORN_DEVICE void operator()(Thread& t) const {
-    const std::int64_t row = t.block() * kRows + t.warp(), keys = halves.keys, n = halves.n;
-    const Shared<std::int32_t> ranked = t.shared<std::int32_t>(kRows * 2 * n);  // keys of (warp, half), best first
-    const std::int64_t first = t.warp() * 2 * n, second = first + n;
+    const int rows = t.warps(), keys = int(halves.keys), n = int(halves.n), count = int(candidates);
+    const std::int64_t row = t.block() * rows + t.warp();
     const bool is_row = row < halves.rows;  // the last block may have warps to spare
-    if (is_row) rank_keys(t, row, ranked, first);
+    const Shared<R> all_scores = t.shared<R>(rows * 2 * keys), all_sums = t.shared<R>(rows * count);
+    const Shared<std::int32_t> all_ranked = t.shared<std::int32_t>(rows * 2 * n);
+    const Shared<std::int32_t> all_slots = t.shared<std::int32_t>(rows * count);
+    const int own_scores = t.warp() * 2 * keys, own_sums = t.warp() * count, own_ranked = t.warp() * 2 * n;
+    const auto score = [&](int half, int key) { return R(all_scores[own_scores + half * keys + key]); };
+    const auto ranked = [&](int half, int rank) { return std::int32_t(all_ranked[own_ranked + half * n + rank]); };
+    const auto sum = [&](int i, int j) { return rank_of(score(0, i) + score(1, j)); };
+    for (int at = t.lane(); is_row && at < 2 * keys; at += kWarp) {
+      const int half = at < keys ? 0 : 1;
+      all_scores[own_scores + at] = rank_of(R(scores[(half * halves.rows + row) * keys + at - half * keys]));
+    }
+    t.sync();
+    for (int half = 0; is_row && half < 2; ++half)
+      in_order(
+          t, keys, n,
+          [&](int key) {
+            return Best<R>{score(half, key), key};
+          },
+          [&](int rank, const Best<R>& best) {
+            if (t.lane() == 0) all_ranked[own_ranked + half * n + rank] = best.column;
+          });
+    t.sync();
+    // Either rank of a candidate is less than the root of n, so that a few rounds of all lanes list them.
+    for (int a = 0, begin = 0; is_row && (a + 1) * (a + 1) <= n; ++a) {
+      const int end = n / (a + 1);  // of the other rank
+      for (int b = a + t.lane(); b < end; b += kWarp) {
+        for (const bool swapped : {false, true}) {
+          if (swapped && a == b) continue;
+          const std::int32_t i = ranked(0, swapped ? b : a), j = ranked(1, swapped ? a : b);
+          const int at = own_sums + begin + (swapped ? end - a + b - a - 1 : b - a);
+          all_sums[at] = sum(i, j);
+          all_slots[at] = i * keys + j;
+        }
+      }
+      begin += 2 * (end - a) - 1;
+    }
     t.sync();
     if (!is_row) return;
     // The sums in order, up to the n-th, whose value closes the list.
-    Best<R> last = none<R>();
-    std::int64_t found = 0;
+    int found = 0;  // so many lie strictly above
     R closing = 0;
-    for (std::int64_t k = 0; k < n; ++k) {
-      Best<R> best = none<R>();
-      const auto look_at = [&](std::int64_t a, std::int64_t b) {
-        const std::int32_t i = ranked[first + a], j = ranked[second + b];
-        const Best<R> x{sum(row, i, j), std::int32_t(i * keys + j)};
-        if (is_after(x, last)) best = Better{}(best, x);
-      };
-      // Either rank is less than the root of n, so that a few rounds of all lanes do.
-      for (std::int64_t a = 0; (a + 1) * (a + 1) <= n; ++a) {
-        for (std::int64_t b = a + t.lane(); (a + 1) * (b + 1) <= n; b += kWarp) look_at(a, b);
-        for (std::int64_t b = a + 1 + t.lane(); (a + 1) * (b + 1) <= n; b += kWarp) look_at(b, a);
-      }
-      const Best<R> next = reduce_warp(t, best, Better{});
-      if (k == 0 || next.value < closing) found = k;  // so many lie strictly above
-      closing = next.value;
-      last = next;
-      if (t.lane() == 0) picks[row * n + k] = next.column;
-    }
+    in_order(
+        t, count, n,
+        [&](int at) {
+          return Best<R>{R(all_sums[own_sums + at]), std::int32_t(all_slots[own_sums + at])};
+        },
+        [&](int k, const Best<R>& next) {
+          if (k == 0 || next.value < closing) found = k;
+          closing = next.value;
+          if (t.lane() == 0) picks[row * n + k] = next.column;
+        });
+    const std::int32_t best_second = ranked(1, 0);
     for (std::int32_t before = -1; found < n; ++found) {
       std::int32_t lowest = -1;
-      for (std::int64_t i = t.lane(); i < keys; i += kWarp) {
-        if (sum(row, i, ranked[second]) < closing) continue;
-        for (std::int64_t j = 0; j < keys; ++j) {
-          const auto slot = std::int32_t(i * keys + j);
-          if (slot <= before || sum(row, i, j) != closing) continue;
-          lowest = LowerSlot{}(lowest, slot);
-          break;
-        }
+      for (int i = before < 0 ? 0 : before / keys; i < keys && lowest < 0; ++i) {
+        if (sum(i, best_second) < closing) continue;
+        for (int j = t.lane(); j < keys && lowest < 0; j += kWarp)
+          if (i * keys + j > before && sum(i, j) == closing) lowest = i * keys + j;
+        lowest = reduce_warp(t, lowest, LowerSlot{});
       }
-      before = reduce_warp(t, lowest, LowerSlot{});
+      before = lowest;
       if (t.lane() == 0) picks[row * n + found] = before;
     }
   }
-  // The n best keys of both halves of a row.
-  SINKHORN_DEVICE void rank_keys(const Thread& t, std::int64_t row, const Shared<std::int32_t>& ranked,
-                                 std::int64_t first) const {
-    for (int half = 0; half < 2; ++half) {
-      Best<R> last = none<R>();
-      for (std::int64_t k = 0; k < halves.n; ++k) {
-        Best<R> best = none<R>();
-        for (std::int64_t i = t.lane(); i < halves.keys; i += kWarp) {
-          const Best<R> x{rank_of(score(row, half, i)), std::int32_t(i)};
-          if (is_after(x, last)) best = Better{}(best, x);
-        }
-        last = reduce_warp(t, best, Better{});
-        if (t.lane() == 0) ranked[first + half * halves.n + k] = last.column;
+  // Gives the n best of `count` items, best first, to all lanes of a warp.
+  template <class Item, class Give>
+  SINKHORN_DEVICE static void in_order(const Thread& t, int count, int n, Item item, Give give) {
+    Best<R> last = none<R>();
+    for (int k = 0; k < n; ++k) {
+      Best<R> best = none<R>();
+      for (int i = t.lane(); i < count; i += kWarp) {
+        const Best<R> x = item(i);
+        if (is_after(x, last)) best = Better{}(best, x);
       }
+      last = reduce_warp(t, best, Better{});
+      give(k, last);
     }
   }
 };
@@ -174,9 +203,17 @@ template <class T>
 void ProductKeyTopK<T>::forward(Cuda, const KeyHalves& halves, const T* scores, const std::int32_t* fixed, T* sums,
                                 std::int32_t* picks) {
   const std::string_view op = "product_key_top_k";
-  if (!fixed)
-    launch(op, pieces(halves.rows, FindSlots<T>::kRows), FindSlots<T>::kRows * kWarp,
-           FindSlots<T>::shared_bytes(halves.n), FindSlots<T>{halves, scores, picks});
+  if (!fixed) {
+    using Kernel = FindSlots<T>;
+    const std::int64_t candidates = Kernel::candidates_of(halves.n);
+    int rows = Kernel::kMostRows;
+    while (rows > 1 && Kernel::shared_bytes(halves, candidates, rows) > Kernel::kMostBytes / 2) rows /= 2;
+    const std::size_t bytes = Kernel::shared_bytes(halves, candidates, rows);
+    if (bytes > Kernel::kMostBytes)
+      fail(op, ": ", halves.n, " picks of ", halves.keys, " keys a half take ", bytes,
+           " bytes of shared memory, a GPU ", "has ", Kernel::kMostBytes, "; lower pkm_topk or pkm_num_keys");
+    launch(op, pieces(halves.rows, rows), rows * kWarp, bytes, Kernel{halves, candidates, scores, picks});
+  }
   for_each(op, halves.rows * halves.n,
            SumsOfPicks<T>{halves, scores, picks, sums, bad_index(), "product_key_top_k: pick"});
 }

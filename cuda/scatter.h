@@ -9,9 +9,9 @@ namespace sinkhorn::cuda {
 template <class T>
 struct Lookups {
   std::int64_t count, rows, width;
-  const std::int32_t* keys;       // (count), 0 .. rows, where `rows` leaves a place out
-  const T* flow;                  // (count / per_flow, width): that of place i is flow i / per_flow
-  const T* weights = nullptr;     // (count), of the flows; null: 1
+  const std::int32_t* keys;    // (count), 0 .. rows, where `rows` leaves a place out
+  const T* flow;               // (count / per_flow, width): that of place i is flow i / per_flow
+  const T* weights = nullptr;  // (count), of the flows; null: 1
   std::int64_t per_flow = 1;
 };
 
@@ -26,8 +26,6 @@ struct List {
   std::int64_t count, rows, width;
   Global<const std::int32_t> keys;  // sorted
   Global<const std::int64_t> order;
-
-  SINKHORN_DEVICE bool has(std::int32_t key) const { return key >= 0 && key < rows; }
 };
 
 // A sum that is stored, or added to what is there.
@@ -71,23 +69,21 @@ struct SumPieces {
   Global<T> products;     // (count)
 
   static std::size_t shared_bytes(int threads) {
-    return (kPiece + 4) * sizeof(std::int32_t) + kPiece * (sizeof(std::int64_t) + sizeof(R) * (1 + threads / kWarp));
+    return kPiece * (2 * sizeof(std::int32_t) + sizeof(std::int64_t) + sizeof(R) * (1 + threads / kWarp));
   }
   SINKHORN_DEVICE void operator()(Thread& t) const {
-    const auto keys = t.shared<std::int32_t>(kPiece + 2);  // and those before and behind the piece; -1: none
-    const auto flows = t.shared<std::int64_t>(kPiece);     // where the flow of a place begins
+    const auto keys = t.shared<std::int32_t>(kPiece), marks = t.shared<std::int32_t>(kPiece);
+    const auto flows = t.shared<std::int64_t>(kPiece);  // where the flow of a place begins
     const auto factors = t.shared<R>(kPiece);
     const auto shares = t.shared<R>(t.warps() * kPiece);  // of each warp in the products
     const std::int64_t first = t.block() * kPiece;
     if (t.index() < kPiece) {
-      const std::int64_t k = first + t.index(), place = k < list.count ? std::int64_t(list.order[k]) : 0;
-      keys[1 + t.index()] = k < list.count ? std::int32_t(list.keys[k]) : -1;
+      const std::int64_t place = first + t.index() < list.count ? std::int64_t(list.order[first + t.index()]) : 0;
+      const std::int32_t key = key_at(first + t.index());
+      keys[t.index()] = key;
+      marks[t.index()] = key < 0 ? 0 : marks_of(t.index(), first, key);
       flows[t.index()] = quotient(place, per_flow) * list.width;
       factors[t.index()] = weights ? R(weights[place]) : R(1);
-    }
-    if (t.index() == 0) {
-      keys[0] = first > 0 ? std::int32_t(list.keys[first - 1]) : -1;
-      keys[kPiece + 1] = first + kPiece < list.count ? std::int32_t(list.keys[first + kPiece]) : -1;
     }
     for (int i = t.index(); i < t.warps() * kPiece; i += t.size()) shares[i] = R(0);
     t.sync();
@@ -98,24 +94,23 @@ struct SumPieces {
       for (int from = 0; from < kPiece; from += kAhead) {
         Pack<T, N> ahead[kAhead];
         for (int a = 0; a < kAhead; ++a)
-          ahead[a] = inside && list.has(keys[1 + from + a]) ? flow.template load<N>(flows[from + a] + column)
-                                                            : Pack<T, N>{};
+          ahead[a] = inside ? flow.template load<N>(flows[from + a] + column) : Pack<T, N>{};
         Pack<R, kAhead> dots = {};
         for (int a = 0; a < kAhead; ++a) {
-          const int k = from + a;
-          const std::int32_t key = keys[1 + k];
-          if (!inside || !list.has(key)) continue;
-          if (k == 0 || keys[k] != key) {
+          const std::int32_t mark = marks[from + a];
+          if (!inside || mark == 0) continue;
+          const std::int64_t at = keys[from + a] * list.width + column;
+          if (mark & kStarts) {
             sum = {};
-            if (table) row = load_real<N>(table, key * list.width + column);
+            if (table) row = load_real<N>(table, at);
           }
-          const R factor = factors[k];
+          const R factor = factors[from + a];
           for (int n = 0; n < N; ++n) {
-            sum[n] += factor * R(ahead[a][n]);
-            dots[a] += row[n] * R(ahead[a][n]);
+            const R x = ahead[a][n];
+            sum[n] += factor * x;
+            dots[a] += row[n] * x;
           }
-          if (keys[k + 2] != key || k + 1 == kPiece)
-            finish(keys, t.block() * list.width + column, key, key * list.width + column, sum);
+          if ((mark & kEnds) && y) finish(mark, t.block() * list.width + column, at, sum);
         }
         if (!table) continue;
         const R dot = sum_of_eight(t, dots);
@@ -130,13 +125,25 @@ struct SumPieces {
     for (int warp = 0; warp < t.warps(); ++warp) product += shares[warp * kPiece + t.index()];
     products[list.order[k]] = product;
   }
-  // The sum of all places of a key in this piece: a partial one, or all of element `at` of y.
-  SINKHORN_DEVICE void finish(const Shared<std::int32_t>& keys, std::int64_t partial, std::int32_t key,
-                              std::int64_t at, const Pack<R, N>& sum) const {
-    if (!y) return;
-    if (keys[0] == key)
+
+ private:
+  // What the k-th place of a piece is to its key: there; the first or the last one here; with more before or behind.
+  static constexpr std::int32_t kIs = 1, kStarts = 2, kEnds = 4, kBeganBefore = 8, kGoesOn = 16;
+  // -1 where no row is looked up.
+  SINKHORN_DEVICE std::int32_t key_at(std::int64_t k) const {
+    const std::int32_t key = k >= 0 && k < list.count ? std::int32_t(list.keys[k]) : -1;
+    return key < list.rows ? key : -1;
+  }
+  SINKHORN_DEVICE std::int32_t marks_of(int k, std::int64_t first, std::int32_t key) const {
+    const bool same_before = key_at(first + k - 1) == key, same_behind = key_at(first + k + 1) == key;
+    return kIs | (k == 0 || !same_before ? kStarts : 0) | (k + 1 == kPiece || !same_behind ? kEnds : 0) |
+           (key_at(first - 1) == key ? kBeganBefore : 0) | (k + 1 == kPiece && same_behind ? kGoesOn : 0);
+  }
+  // The sum of all places of a key in this piece: a partial one, or all of y's element.
+  SINKHORN_DEVICE void finish(std::int32_t mark, std::int64_t partial, std::int64_t at, const Pack<R, N>& sum) const {
+    if (mark & kBeganBefore)
       head.store(partial, sum);
-    else if (keys[kPiece + 1] == key)
+    else if (mark & kGoesOn)
       tail.store(partial, sum);
     else
       put(y, adds, at, sum);
@@ -187,8 +194,8 @@ struct AddPieces {
 
 }  // namespace scatter
 
-/// y (rows, width): y_v = the sum of weight_i flow_i over the places i with keys_i = v, in order; added to y, if `adds`.
-/// products (count): <flow_i, row keys_i of `table`>. y or products may be null.
+/// y (rows, width): y_v = the sum of weight_i flow_i over the places i with keys_i = v, in order; added to y, if
+/// `adds`. products (count): <flow_i, row keys_i of `table`>. y or products may be null.
 template <class T>
 void scatter_rows(std::string_view op, const Lookups<T>& x, T* y, bool adds = false, const T* table = nullptr,
                   T* products = nullptr) {

@@ -219,23 +219,38 @@ std::vector<Case<GatedGelu>> GatedGelu::cases() {
 }
 
 Output Cast::forward(Saved&, Inputs in) const {
-  const Tensor& x = in[0];
-  Tensor y(x.shape(), to, x.device());
+  const Tensor &x = in[0], onto = in.size() > 1 ? in[1] : Tensor();
+  if (onto && (onto.shape() != x.shape() || onto.dtype() != to))
+    fail(name, ": a residual must be ", to, " ", x.shape(), ", got ", onto.dtype(), " ", onto.shape());
+  const Tensor y = in_place ? onto : Tensor(x.shape(), to, x.device());
   dispatch(x, [&]<class From>(auto space) {
     dispatch(y, [&]<class To>(auto) {
-      kernels::Convert<From, To>::forward(space, x.count(), x.data<From>(), y.data<To>());
+      if (onto)
+        kernels::AddConverted<From, To>::forward(space, x.count(), Real<To>(undo ? -1 : 1), onto.data<To>(),
+                                                 x.data<From>(), y.data<To>());
+      else
+        kernels::Convert<From, To>::forward(space, x.count(), x.data<From>(), y.data<To>());
     });
   });
   return y;
 }
 
-Tensors Cast::backward(const Saved&, const Tensor& dy) const {
+Tensors Cast::backward(const Saved& saved, const Tensor& dy) const {
   Saved unused;
-  return {Cast{to, from}.forward(unused, {{dy}}).y};
+  const Tensor dx = from == to ? dy : Cast{to, from}.forward(unused, {{dy}}).y;
+  if (saved.wants.size() < 2) return {dx};
+  return {dx, saved.wants[1] ? dy : Tensor()};
 }
 
 std::vector<Case<Cast>> Cast::cases() {
-  return {{"f64 to f64", {DType::f64, DType::f64}, [](Draw& draw) { return Tensors{draw.uniform({3, 4})}; }}};
+  const auto drawn = [](std::size_t count) {
+    return [count](Draw& draw) {
+      Tensors inputs;
+      for (std::size_t i = 0; i < count; ++i) inputs.push_back(draw.uniform({3, 4}));
+      return inputs;
+    };
+  };
+  return {{"f64 to f64", {DType::f64, DType::f64}, drawn(1)}, {"onto a residual", {DType::f64, DType::f64}, drawn(2)}};
 }
 
 }  // namespace ops

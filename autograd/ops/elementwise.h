@@ -22,6 +22,13 @@ struct Scale {
   static void forward(Cuda, std::int64_t count, const T* x, double a, double b, T* y);
 };
 
+/// y = onto + factor x, x rounded to To first; y may be onto
+template <class From, class To>
+struct AddConverted {
+  static void forward(Cpu, std::int64_t count, Real<To> factor, const To* onto, const From* x, To* y);
+  static void forward(Cuda, std::int64_t count, Real<To> factor, const To* onto, const From* x, To* y);
+};
+
 template <class T>
 struct Add {
   static void forward(Cpu, const StridedLoop<2>& loop, const T* a, const T* b, T* y);
@@ -124,13 +131,15 @@ struct GatedGelu {
   static std::vector<Case<GatedGelu>> cases();
 };
 
-/// y = x rounded to `to`.      dx = dy rounded to `from`
+/// y = x rounded to `to`, or with a second input r, a residual of that type: r + x, r - x if `undo`, in r's place if
+/// `in_place` (autograd/residual.h).      dx = dy rounded to `from`, dr = dy
 struct Cast {
   static constexpr std::string_view name = "cast";
   Output forward(Saved& save, Inputs in) const;
   Tensors backward(const Saved& saved, const Tensor& dy) const;
   static std::vector<Case<Cast>> cases();
   DType from, to;
+  bool undo = false, in_place = false;
 };
 
 }  // namespace ops

@@ -120,7 +120,9 @@ TEST(DeviceGraph, DoesAPartWhereItsWordIsSetByThen) {
       EXPECT_EQ(y.to_vector(), want) << "plain, " << a << " " << b;
     }
   // An error in a part ends the recording, and all goes on.
-  expect_error([&] { Graph(arena, [&] { when({true, outer}, [&] { x.to_vector(); }); }); },
+  expect_error([&] { Graph(arena, [&] {
+                       when({true, outer}, [&] { x.to_vector(); });
+                     }); },
                {"a graph is being recorded"});
   const Graph without_word(arena, [&] { when({false}, [&] { y.fill(3); }); });
   without_word.launch();

@@ -276,6 +276,26 @@ TEST(OnTheDevice, MovesAndChoicesAreTheSameBits) {
   same(top_k(coarse, 7, 1).picks, top_k(there(coarse), 7, 1).picks);
 }
 
+// A residual in a type of its own: the sum of what is rounded first, to the bit, on both devices.
+TEST(OnTheDevice, TermsAreRoundedOntoAResidual) {
+  SINKHORN_NEEDS_DEVICE();
+  const Tensor stream = uniform(Rng(1), {70, 33}, -1, 1), term = uniform(Rng(2), {70, 33}, -1, 1, DType::f64);
+  for (const Device device : {Device::cpu, Device::cuda})
+    for (const DType from : {DType::bf16, DType::f32, DType::f64})
+      for (const bool undo : {false, true})
+        for (const bool in_place : {false, true}) {
+          const Tensor onto = stream.to(device).clone(), x = term.to(from).to(device), rounded = x.to(DType::f32);
+          const Tensor want = undo ? sub(onto, rounded).value : add(onto, rounded).value;
+          const Tape tape = Tape::record();
+          const Var leaf = tape.leaf(x), y = add_to({.onto = onto, .undo = undo, .in_place = in_place}, leaf);
+          EXPECT_TRUE(equal_bits(y.value, want)) << device << " " << from << " " << undo;
+          EXPECT_EQ(y.value.raw() == onto.raw(), in_place && (undo || from != DType::f32)) << device << " " << from;
+          const Tensor dy = uniform(Rng(3), {70, 33}, -1, 1).to(device);
+          EXPECT_TRUE(equal_bits(tape.backward(y, dy).of(leaf), dy.to(from))) << device << " " << from;
+        }
+  EXPECT_THROW(apply(ops::Cast{DType::bf16, DType::f32}, {term.to(DType::bf16), stream.slice(0, 1)}), Error);
+}
+
 // A bag's rows add to what their table's gradient has gathered, those that nobody read keep what they have; of one row
 // that everybody reads and of rows that few read, with ids in more and in fewer pieces than one.
 TEST(OnTheDevice, BagsAddToWhatHasGathered) {
