@@ -1,4 +1,6 @@
+#include <bit>
 #include <cmath>
+#include <limits>
 
 #include "autograd/ops/product_keys.h"
 #include "cuda/best.h"
@@ -16,17 +18,6 @@ SINKHORN_DEVICE R rank_of(R x) {
   return std::isnan(x) ? -std::numeric_limits<R>::infinity() : x;
 }
 
-template <class R>
-SINKHORN_DEVICE Best<R> none() {
-  return {-std::numeric_limits<R>::infinity(), -1};
-}
-
-// Whether x comes later than `last` in the order of picks.
-template <class R>
-SINKHORN_DEVICE bool is_after(const Best<R>& x, const Best<R>& last) {
-  return last.column < 0 || x.value < last.value || (x.value == last.value && x.column > last.column);
-}
-
 // Lower slots first; -1 is none.
 struct LowerSlot {
   SINKHORN_DEVICE std::int32_t operator()(std::int32_t a, std::int32_t b) const {
@@ -34,40 +25,40 @@ struct LowerSlot {
   }
 };
 
-// One warp per row, which has the row's scores in shared memory. A slot of rank (a, b) in its halves is matched or
-// beaten by all of rank up to (a, b). So those of (a + 1)(b + 1) <= n, the candidates, hold every sum above the n-th
-// largest, and its value. Other slots may yet equal that value: numbers that differ can round to one sum. Hence its
-// places go to the lowest slots with it, wherever they rank.
+// One warp per row, which has the row's scores in shared memory, and sorts there. A slot of rank (a, b) in its halves
+// is matched or beaten by all of rank up to (a, b). So those of (a + 1)(b + 1) <= n, the candidates, hold every sum
+// above the n-th largest, and its value. Other slots may yet equal that value: numbers that differ can round to one
+// sum. Hence its places go to the lowest slots with it, wherever they rank.
 template <class T>
 struct FindSlots {
   using R = Real<T>;
-  static constexpr int kMostRows = 4;                  // of a block
+  static constexpr int kMostRows = 4;  // of a block
+  static constexpr int kThreads = kMostRows * kWarp, kBlocksOfMultiprocessor = 8;
   static constexpr std::size_t kMostBytes = 96 << 10;  // of shared memory, which every card has
   KeyHalves halves;
-  std::int64_t candidates;
+  std::int64_t candidates, room;  // room: of a list that is sorted, a power of two
   Global<const T> scores;
   Global<std::int32_t> picks;
 
-  static std::int64_t candidates_of(std::int64_t n) {
-    std::int64_t count = 0;
-    for (std::int64_t a = 1; a <= n; ++a) count += n / a;
-    return count;
+  FindSlots(const KeyHalves& halves, const T* scores, std::int32_t* picks)
+      : halves(halves), candidates(0), scores(scores), picks(picks) {
+    for (std::int64_t a = 1; a <= halves.n; ++a) candidates += halves.n / a;
+    room = std::int64_t(std::bit_ceil(std::uint64_t(std::max(halves.keys, candidates))));
   }
   // What a block of `rows` warps needs.
-  static std::size_t shared_bytes(const KeyHalves& halves, std::int64_t candidates, int rows) {
-    const std::size_t numbers = std::size_t(2 * halves.keys + candidates);
-    const std::size_t ids = std::size_t(2 * halves.n + candidates);
+  std::size_t shared_bytes(int rows) const {
+    const auto numbers = std::size_t(2 * halves.keys + room), ids = std::size_t(2 * halves.n + room);
     return std::size_t(rows) * (numbers * sizeof(R) + ids * sizeof(std::int32_t)) + 64;  // four arrays, rounded up
   }
 
   SINKHORN_DEVICE void operator()(Thread& t) const {
-    const int rows = t.warps(), keys = int(halves.keys), n = int(halves.n), count = int(candidates);
+    const int rows = t.warps(), keys = int(halves.keys), n = int(halves.n);
     const std::int64_t row = t.block() * rows + t.warp();
     const bool is_row = row < halves.rows;  // the last block may have warps to spare
-    const Shared<R> all_scores = t.shared<R>(rows * 2 * keys), all_sums = t.shared<R>(rows * count);
+    const Shared<R> all_scores = t.shared<R>(rows * 2 * keys);
     const Shared<std::int32_t> all_ranked = t.shared<std::int32_t>(rows * 2 * n);
-    const Shared<std::int32_t> all_slots = t.shared<std::int32_t>(rows * count);
-    const int own_scores = t.warp() * 2 * keys, own_sums = t.warp() * count, own_ranked = t.warp() * 2 * n;
+    const List list(t, int(room));
+    const int own_scores = t.warp() * 2 * keys, own_ranked = t.warp() * 2 * n;
     const auto score = [&](int half, int key) { return R(all_scores[own_scores + half * keys + key]); };
     const auto ranked = [&](int half, int rank) { return std::int32_t(all_ranked[own_ranked + half * n + rank]); };
     const auto sum = [&](int i, int j) { return rank_of(score(0, i) + score(1, j)); };
@@ -76,45 +67,31 @@ struct FindSlots {
       all_scores[own_scores + at] = rank_of(R(scores[(half * halves.rows + row) * keys + at - half * keys]));
     }
     t.sync();
-    for (int half = 0; is_row && half < 2; ++half)
-      in_order(
-          t, keys, n,
-          [&](int key) {
-            return Best<R>{score(half, key), key};
-          },
-          [&](int rank, const Best<R>& best) {
-            if (t.lane() == 0) all_ranked[own_ranked + half * n + rank] = best.column;
-          });
-    t.sync();
-    // Either rank of a candidate is less than the root of n, so that a few rounds of all lanes list them.
+    for (const int half : {0, 1}) {
+      for (int key = t.lane(); is_row && key < keys; key += kWarp) list.put(key, {score(half, key), key});
+      list.sort(t, keys);
+      for (int rank = t.lane(); is_row && rank < n; rank += kWarp)
+        all_ranked[own_ranked + half * n + rank] = list.at(rank).column;
+      t.sync();
+    }
+    // One rank of a candidate is less than the root of n, so that a few rounds of all lanes list them.
     for (int a = 0, begin = 0; is_row && (a + 1) * (a + 1) <= n; ++a) {
       const int end = n / (a + 1);  // of the other rank
-      for (int b = a + t.lane(); b < end; b += kWarp) {
+      for (int b = a + t.lane(); b < end; b += kWarp)
         for (const bool swapped : {false, true}) {
           if (swapped && a == b) continue;
           const std::int32_t i = ranked(0, swapped ? b : a), j = ranked(1, swapped ? a : b);
-          const int at = own_sums + begin + (swapped ? end - a + b - a - 1 : b - a);
-          all_sums[at] = sum(i, j);
-          all_slots[at] = i * keys + j;
+          list.put(begin + b - a + (swapped ? end - a - 1 : 0), {sum(i, j), i * keys + j});
         }
-      }
       begin += 2 * (end - a) - 1;
     }
-    t.sync();
+    list.sort(t, int(candidates));
     if (!is_row) return;
-    // The sums in order, up to the n-th, whose value closes the list.
-    int found = 0;  // so many lie strictly above
-    R closing = 0;
-    in_order(
-        t, count, n,
-        [&](int at) {
-          return Best<R>{R(all_sums[own_sums + at]), std::int32_t(all_slots[own_sums + at])};
-        },
-        [&](int k, const Best<R>& next) {
-          if (k == 0 || next.value < closing) found = k;
-          closing = next.value;
-          if (t.lane() == 0) picks[row * n + k] = next.column;
-        });
+    // The n-th closes the list; so many lie strictly above it.
+    const R closing = list.at(n - 1).value;
+    int found = n - 1;
+    while (found > 0 && list.at(found - 1).value == closing) --found;
+    for (int k = t.lane(); k < found; k += kWarp) picks[row * n + k] = list.at(k).column;
     const std::int32_t best_second = ranked(1, 0);
     for (std::int32_t before = -1; found < n; ++found) {
       std::int32_t lowest = -1;
@@ -128,20 +105,41 @@ struct FindSlots {
       if (t.lane() == 0) picks[row * n + found] = before;
     }
   }
-  // Gives the n best of `count` items, best first, to all lanes of a warp.
-  template <class Item, class Give>
-  SINKHORN_DEVICE static void in_order(const Thread& t, int count, int n, Item item, Give give) {
-    Best<R> last = none<R>();
-    for (int k = 0; k < n; ++k) {
-      Best<R> best = none<R>();
-      for (int i = t.lane(); i < count; i += kWarp) {
-        const Best<R> x = item(i);
-        if (is_after(x, last)) best = Better{}(best, x);
-      }
-      last = reduce_warp(t, best, Better{});
-      give(k, last);
+
+ private:
+  // Of each warp of a block one list of scored things.
+  struct List {
+    SINKHORN_DEVICE List(Thread& t, int room)
+        : values(t.shared<R>(t.warps() * room)), ids(t.shared<std::int32_t>(t.warps() * room)), own(t.warp() * room) {}
+    SINKHORN_DEVICE Best<R> at(int i) const { return {R(values[own + i]), std::int32_t(ids[own + i])}; }
+    SINKHORN_DEVICE void put(int i, const Best<R>& x) const {
+      values[own + i] = x.value;
+      ids[own + i] = x.column;
     }
-  }
+    // The first `count` that were put, best first: a bitonic sort, all barriers included. All threads call it.
+    SINKHORN_DEVICE void sort(const Thread& t, int count) const {
+      constexpr std::int32_t last = std::numeric_limits<std::int32_t>::max();
+      int size = 1;
+      while (size < count) size *= 2;
+      for (int i = count + t.lane(); i < size; i += kWarp) put(i, {-std::numeric_limits<R>::infinity(), last});
+      t.sync();
+      for (int length = 2; length <= size; length *= 2)
+        for (int step = length / 2; step > 0; step /= 2) {
+          for (int pair = t.lane(); pair < size / 2; pair += kWarp) {
+            const int one = 2 * pair - (pair & (step - 1)), other = one + step;
+            const Best<R> x = at(one), y = at(other);
+            const bool is_in_order = x.value > y.value || (x.value == y.value && x.column < y.column);
+            if (is_in_order == ((one & length) == 0)) continue;
+            put(one, y);
+            put(other, x);
+          }
+          t.sync();
+        }
+    }
+    Shared<R> values;
+    Shared<std::int32_t> ids;
+    int own;
+  };
 };
 
 template <class T>
@@ -205,14 +203,14 @@ void ProductKeyTopK<T>::forward(Cuda, const KeyHalves& halves, const T* scores, 
   const std::string_view op = "product_key_top_k";
   if (!fixed) {
     using Kernel = FindSlots<T>;
-    const std::int64_t candidates = Kernel::candidates_of(halves.n);
+    const Kernel kernel(halves, scores, picks);
     int rows = Kernel::kMostRows;
-    while (rows > 1 && Kernel::shared_bytes(halves, candidates, rows) > Kernel::kMostBytes / 2) rows /= 2;
-    const std::size_t bytes = Kernel::shared_bytes(halves, candidates, rows);
+    while (rows > 1 && kernel.shared_bytes(rows) > Kernel::kMostBytes / 2) rows /= 2;
+    const std::size_t bytes = kernel.shared_bytes(rows);
     if (bytes > Kernel::kMostBytes)
       fail(op, ": ", halves.n, " picks of ", halves.keys, " keys a half take ", bytes,
            " bytes of shared memory, a GPU ", "has ", Kernel::kMostBytes, "; lower pkm_topk or pkm_num_keys");
-    launch(op, pieces(halves.rows, rows), rows * kWarp, bytes, Kernel{halves, candidates, scores, picks});
+    launch(op, pieces(halves.rows, rows), rows * kWarp, bytes, kernel);
   }
   for_each(op, halves.rows * halves.n,
            SumsOfPicks<T>{halves, scores, picks, sums, bad_index(), "product_key_top_k: pick"});

@@ -321,6 +321,13 @@ TEST(OnTheDevice, BagsAddToWhatHasGathered) {
       }
 }
 
+TEST(OnTheDevice, ProductKeysThatDoNotFitAreRefused) {
+  SINKHORN_NEEDS_DEVICE();
+  const Tensor scores = Tensor::zeros({2, 1, 4000}, DType::f32, Device::cuda);
+  testing::expect_error([&] { product_key_top_k(scores, 4000); }, {"4000 picks of 4000 keys", "lower pkm_topk"});
+  EXPECT_EQ(product_key_top_k(scores, 3).picks.to_vector(), (std::vector<double>{0, 1, 2}));
+}
+
 TEST(OnTheDevice, InfinitiesAndNaNsStay) {
   SINKHORN_NEEDS_DEVICE();
   const float none = -INFINITY;
