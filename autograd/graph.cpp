@@ -1,9 +1,11 @@
 #include "autograd/graph.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 
 #include "autograd/error.h"
+#include "autograd/noise.h"
 
 namespace sinkhorn {
 namespace {
@@ -43,6 +45,24 @@ void Graph::enable(bool on) { enabled() = on; }
 void Graph::require_not_recording(std::string_view op) {
   if (is_recording)
     fail(op, ": a graph is being recorded, so the host may neither wait nor copy from or to the device; do it before");
+}
+
+std::vector<Switch> draw_switches(const Rng& rng, std::int64_t count, double rate) {
+  const RandomBits bits = rng.bits();
+  std::vector<Switch> switches(static_cast<std::size_t>(count));
+  for (std::size_t i = 0; i < switches.size(); ++i) switches[i].on = bits.uniform<double>(i) >= rate;
+  if (std::none_of(switches.begin(), switches.end(), [](const Switch& s) { return s.on; }) && count > 0)
+    switches[0].on = true;
+  if (!bits.device_step) return switches;
+  const Tensor words({count}, DType::i32, Device::cuda);
+  kernels::SwitchWords::forward(Cuda{}, count, rate, bits, words.data<std::int32_t>());
+  for (std::int64_t i = 0; i < count; ++i) switches[std::size_t(i)].word = words.slice(i, i + 1);
+  return switches;
+}
+
+void when(const Switch& runs, const std::function<void()>& work) {
+  if (is_recording && runs.word) return Graph::record_part(runs.word.data<std::int32_t>(), work);
+  if (runs.on) work();
 }
 
 }  // namespace sinkhorn

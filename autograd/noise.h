@@ -12,4 +12,9 @@ struct Gumbel {
   static void forward(Cuda, std::int64_t count, RandomBits bits, T* y);
 };
 
+/// word_i = 1 if bits.uniform<double>(i) >= rate, else 0; and word_0 = 1 where that leaves none.
+struct SwitchWords {
+  static void forward(Cuda, std::int64_t count, double rate, RandomBits bits, std::int32_t* word);
+};
+
 }  // namespace sinkhorn::kernels

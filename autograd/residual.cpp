@@ -12,9 +12,9 @@ void check(std::string_view op, const Residual& residual) {
 Var add_to(const Residual& residual, const Var& y) {
   if (!residual) return y;
   check("add_to", residual);
-  const Var term = cast(y, residual.onto.value.dtype());
-  if (!residual.undo) return add(residual.onto, term);
-  return {sub(residual.onto, term.value).value, term.tape, term.node};
+  const DType from = y.value.dtype(), to = residual.onto.value.dtype();
+  if (from == to && !residual.undo) return add(residual.onto, y);
+  return apply(ops::Cast{from, to, {}, residual.undo, residual.in_place}, {y, residual.onto});
 }
 
 }  // namespace sinkhorn

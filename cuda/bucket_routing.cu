@@ -52,13 +52,14 @@ struct Group {
     return int(extent - begin < kTile ? extent - begin : kTile);
   }
 
-  // Elements from e0 on of the rows begin .. begin + 63 of x, 0 where there is no row.
+  // Elements from e0 on of the rows begin .. begin + 63 of x, as far as there are rows: what comes of others is not
+  // looked at.
   SINKHORN_DEVICE void load(const Thread& t, const Chunk<R>& chunk, Global<const T> x, std::int64_t begin,
                             std::int64_t extent, std::int64_t e0) const {
-    const int width = left(r.width, e0);
-    for (int at = t.index(); at < kTile * width; at += kThreads) {
+    const int width = left(r.width, e0), rows = left(extent, begin);
+    for (int at = t.index(); at < rows * width; at += kThreads) {
       const int row = at / width, e = at - row * width;
-      chunk.at(row, e) = begin + row < extent ? R(x[(begin + row) * r.width + e0 + e]) : R(0);
+      chunk.at(row, e) = R(x[(begin + row) * r.width + e0 + e]);
     }
   }
 
@@ -205,8 +206,9 @@ struct StreamGradients {
   Global<const R> shifts, factors, own;
   Global<T> flows;
 
-  SINKHORN_DEVICE void operator()(Thread& t) const {
-    const std::int64_t group = t.block() % r.groups(), place = t.block() / r.groups();
+  std::int64_t blocks() const { return r.groups() * tiles; }
+  SINKHORN_DEVICE void operator()(Thread& t, std::int64_t block) const {
+    const std::int64_t group = block % r.groups(), place = block / r.groups();
     const std::int64_t begin = (kOfQueries ? tiles - 1 - place : place) * kTile;
     const std::int64_t extent = kOfQueries ? r.rows : r.columns, others = kOfQueries ? r.columns : r.rows;
     const std::int64_t first = r.causal && !kOfQueries ? begin : 0;
@@ -248,6 +250,20 @@ struct StreamGradients {
   }
 };
 
+// Both in one launch: either may be too few blocks to fill a GPU.
+template <class T>
+struct StreamBothGradients {
+  StreamGradients<T, true> of_queries;
+  StreamGradients<T, false> of_keys;
+  std::int64_t first_of_keys;  // block
+  SINKHORN_DEVICE void operator()(Thread& t) const {
+    if (t.block() < first_of_keys)
+      of_queries(t, t.block());
+    else
+      of_keys(t, t.block() - first_of_keys);
+  }
+};
+
 }  // namespace
 
 template <class T>
@@ -269,15 +285,22 @@ void RouteBuckets<T>::backward(Cuda, const BucketRoutes& r, const T* queries, co
   const Tensor own = workspace({rows, r.n}, dtype_of<R>);
   for_each("route_buckets", rows,
            FlowsOfRow<T>{r.n, R(r.temperature), chosen, dweights, shifts.data<R>(), factors.data<R>(), own.data<R>()});
-  const auto run = [&]<bool kOfQueries>(std::bool_constant<kOfQueries>, std::int64_t extent, T* flows) {
-    if (!flows) return;
-    const std::int64_t tiles = pieces(extent, kTile);
-    launch("route_buckets", r.groups() * tiles, kThreads, shared_bytes<T>(),
-           StreamGradients<T, kOfQueries>{r, tiles, queries, keys, open, picks, shifts.data<R>(), factors.data<R>(),
-                                          own.data<R>(), flows});
+  const auto gradients = [&]<bool kOfQueries>(std::bool_constant<kOfQueries>, std::int64_t extent, T* flows) {
+    return StreamGradients<T, kOfQueries>{r,
+                                          flows ? pieces(extent, kTile) : 0,
+                                          queries,
+                                          keys,
+                                          open,
+                                          picks,
+                                          shifts.data<R>(),
+                                          factors.data<R>(),
+                                          own.data<R>(),
+                                          flows};
   };
-  run(std::true_type{}, r.rows, dqueries);
-  run(std::false_type{}, r.columns, dkeys);
+  const auto of_queries = gradients(std::true_type{}, r.rows, dqueries);
+  const auto of_keys = gradients(std::false_type{}, r.columns, dkeys);
+  launch("route_buckets", of_queries.blocks() + of_keys.blocks(), kThreads, shared_bytes<T>(),
+         StreamBothGradients<T>{of_queries, of_keys, of_queries.blocks()});
 }
 
 template struct RouteBuckets<float>;

@@ -7,6 +7,7 @@
 #include "cuda/elements.h"
 #include "cuda/runtime.h"
 #include "cuda/scan.h"
+#include "cuda/sums.h"
 
 namespace sinkhorn::kernels {
 namespace {
@@ -122,31 +123,40 @@ struct WeightBehind {
   }
 };
 
-// What a thread does in a block that has one bucket, or a part of its columns: N columns, of every groups-th token.
+// A long bucket is cut into pieces of so many slots, so that few buckets are many blocks of threads, too.
+inline constexpr std::int64_t kPieceSlots = 128;
+
+// What a thread does in a block that has one piece of a bucket's first `slots` slots, or a part of its columns: N
+// columns, of every groups-th token.
 template <int N>
 struct Share {
   static constexpr int kThreads = 128;
   static constexpr std::int64_t kColumns = N * kWarp;  // of a block
-  SINKHORN_DEVICE Share(const Thread& t, const Tokens& tokens) {
+  SINKHORN_DEVICE Share(const Thread& t, const Tokens& tokens, std::int64_t slots) {
     const std::int64_t width = tokens.s.width, tiles = (width + kColumns - 1) / kColumns;
-    bucket = quotient(t.block(), tiles);
+    const std::int64_t cuts = (slots + kPieceSlots - 1) / kPieceSlots;
+    piece = quotient(t.block(), tiles);
+    bucket = quotient(piece, cuts);
     item = quotient(bucket, tokens.buckets());
-    slot = (bucket - item * tokens.buckets()) * tokens.s.bucket;
-    begin = (t.block() - bucket * tiles) * kColumns;
+    const std::int64_t first = (bucket - item * tokens.buckets()) * tokens.s.bucket;
+    slot = first + (piece - bucket * cuts) * kPieceSlots;
+    end = slot + kPieceSlots < first + slots ? slot + kPieceSlots : first + slots;
+    begin = (t.block() - piece * tiles) * kColumns;
     packs = int((begin + kColumns < width ? kColumns : width - begin) / N);
     groups = t.size() / packs;
     group = t.index() / packs;
     column = begin + t.index() % packs * N;
   }
-  static std::int64_t blocks(const SummaryShape& s) {
-    return s.batch * s.sorting() * s.buckets() * pieces(s.width, kColumns);
+  static std::int64_t blocks(const SummaryShape& s, std::int64_t slots) {
+    return s.batch * s.sorting() * s.buckets() * pieces(slots, kPieceSlots) * pieces(s.width, kColumns);
   }
-  std::int64_t bucket, item, slot;  // (item, bucket), its item and its first slot
-  std::int64_t begin, column;       // the first column of the block and of the thread
-  int packs, groups, group;         // packs of the block; a thread without a group has nothing to do
+  std::int64_t piece, bucket, item;  // (item, bucket, piece), its (item, bucket), and the item of that
+  std::int64_t slot, end;            // the slots of the piece
+  std::int64_t begin, column;        // the first column of the block and of the thread
+  int packs, groups, group;          // packs of the block; a thread without a group has nothing to do
 };
 
-// The weighted sum of each bucket, and its plain sum for the buckets behind.
+// The weighted sum of each piece of a bucket, and its plain sum for the buckets behind.
 template <class T, int N>
 struct SumBucket {
   static constexpr std::size_t kSharedBytes = 2 * Share<N>::kThreads * N * sizeof(double);
@@ -154,17 +164,16 @@ struct SumBucket {
   std::int64_t slots;  // of a bucket, from its first, that have a weight or are summed
   Global<const T> x;
   Global<const double> weights;
-  Global<double> sums, weighted;  // (items, buckets, width), for AddBefore; or
-  Global<Real<T>> y;              // the summaries themselves
+  Global<double> plain, weighted;  // (items, buckets, pieces, width), of which the first may be left out; or
+  Global<Real<T>> y;               // the summaries themselves, where a bucket is one piece
   SINKHORN_DEVICE void operator()(Thread& t) const {
-    const Share<N> share(t, tokens);
+    const Share<N> share(t, tokens, slots);
     const int sharing = share.groups * share.packs;
     const auto shares = t.shared<double>(2 * Share<N>::kThreads * N);  // (sums and weighted, N, groups, packs)
     if (share.group < share.groups) {
       const Head head(tokens, share.item);
       Pack<double, N> sum = {}, weighted_sum = {};
-      const std::int64_t end = share.slot + slots;
-      for (std::int64_t slot = share.slot + share.group; slot < end; slot += share.groups) {
+      for (std::int64_t slot = share.slot + share.group; slot < share.end; slot += share.groups) {
         if (!head.is_real(slot)) continue;
         const auto values = load_real<N>(x, head.place(slot) + share.column);
         const double weight = weights[head.weights + slot];
@@ -182,16 +191,16 @@ struct SumBucket {
     for (int i = t.index(); i < 2 * N * share.packs; i += t.size()) {
       const int row = i / share.packs, pack = i - row * share.packs, n = row % N;
       const bool is_weighted = row >= N;
-      if (y && !is_weighted) continue;
+      if (!is_weighted && !plain) continue;
       double sum = 0;
       for (int group = 0; group < share.groups; ++group) sum += shares[row * sharing + group * share.packs + pack];
-      const std::int64_t at = share.bucket * tokens.s.width + share.begin + pack * N + n;
-      if (y)
+      const std::int64_t at = share.piece * tokens.s.width + share.begin + pack * N + n;
+      if (!is_weighted)
+        plain[at] = sum;
+      else if (y)
         y[at] = Real<T>(sum);
-      else if (is_weighted)
-        weighted[at] = sum;
       else
-        sums[at] = sum;
+        weighted[at] = sum;
     }
   }
 };
@@ -328,14 +337,14 @@ struct FlowIntoTokens {
   Global<const R> dy;
   Global<T> dx;
   SINKHORN_DEVICE void operator()(Thread& t) const {
-    const Share<N> share(t, tokens);
+    const Share<N> share(t, tokens, tokens.s.bucket);
     if (share.group >= share.groups) return;
     const Head head(tokens, share.item);
-    const std::int64_t from = share.bucket * tokens.s.width + share.column, end = share.slot + tokens.s.bucket;
+    const std::int64_t from = share.bucket * tokens.s.width + share.column;
     const auto summary = load_real<N>(dy, from);
     Pack<double, N> behind = {};
     if (flows) behind = flows.template load<N>(from);
-    for (std::int64_t slot = share.slot + share.group; slot < end; slot += share.groups) {
+    for (std::int64_t slot = share.slot + share.group; slot < share.end; slot += share.groups) {
       if (!head.is_real(slot)) continue;
       const std::int64_t place = head.place(slot) + share.column;
       const double weight = weights[head.weights + slot];
@@ -404,20 +413,31 @@ void BucketSummary<T>::forward(Cuda, Summary kind, const SummaryShape& s, const 
   if (items * buckets * s.width == 0) return;
   const Tokens tokens{s, mask};
   const Tensor weights = weights_of(kind, s, mask);
-  const auto sum_buckets = [&](double* sums, double* weighted, Real<T>* to) {
+  const auto sum_pieces = [&](double* plain, double* weighted, Real<T>* to) {
     const auto launched = [&]<int N>(Width<N>) {
       using Kernel = SumBucket<T, N>;
-      launch("bucket_summary", Share<N>::blocks(s), Share<N>::kThreads, Kernel::kSharedBytes,
-             Kernel{tokens, slots, x, weights.data<double>(), sums, weighted, to});
+      launch("bucket_summary", Share<N>::blocks(s, slots), Share<N>::kThreads, Kernel::kSharedBytes,
+             Kernel{tokens, slots, x, weights.data<double>(), plain, weighted, to});
     };
     constexpr int N = pack_width<T>();
     if (s.width % N == 0 && is_aligned<N>(x)) return launched(Width<N>{});
     launched(Width<1>{});
   };
-  if (!runs_from_start(kind)) return sum_buckets(nullptr, nullptr, y);
-  const Tensor sums = workspace({2, items, buckets, s.width}, DType::f64);
-  double *plain = sums.data<double>(), *weighted = plain + items * buckets * s.width;
-  sum_buckets(plain, weighted, nullptr);
+  const bool is_running = runs_from_start(kind);
+  const std::int64_t cuts = pieces(slots, kPieceSlots), kinds = is_running ? 2 : 1;
+  if (!is_running && cuts == 1) return sum_pieces(nullptr, nullptr, y);
+  // Plain and weighted sums, or weighted ones alone.
+  Tensor both = workspace({kinds, items, buckets, cuts, s.width}, DType::f64);
+  const auto half = [&](std::int64_t k) { return both.data<double>() + k * (both.count() / kinds); };
+  sum_pieces(is_running ? half(0) : nullptr, half(kinds - 1), nullptr);
+  const sums::Chunks of_pieces{kinds * items * buckets, cuts, s.width, 1, cuts};
+  if (!is_running) return sums::add_chunks("bucket_summary", of_pieces, half(0), sums::Into<Real<T>>{y});
+  if (cuts > 1) {
+    const Tensor of_buckets = workspace({kinds, items, buckets, s.width}, DType::f64);
+    sums::add_chunks("bucket_summary", of_pieces, half(0), sums::Into<double>{of_buckets.data<double>()});
+    both = of_buckets;
+  }
+  const double *plain = half(0), *weighted = half(1);
   const Tensor before = beside_stretches<Real<T>>(tokens, items, plain, nullptr, nullptr);
   launch("bucket_summary", Segment::blocks(s), Segment::threads(s), Segment::kSharedBytes,
          AddBefore<T>{tokens, plain, weighted, weights.data<double>(), before ? before.data<double>() : nullptr, y});
@@ -438,7 +458,7 @@ void BucketSummary<T>::backward(Cuda, Summary kind, const SummaryShape& s, const
                            flows.data<double>()});
   }
   const auto launched = [&]<int N>(Width<N>) {
-    launch("bucket_summary", Share<N>::blocks(s), Share<N>::kThreads, 0,
+    launch("bucket_summary", Share<N>::blocks(s, s.bucket), Share<N>::kThreads, 0,
            FlowIntoTokens<T, N>{tokens, weights.data<double>(), flows ? flows.data<double>() : nullptr, dy, dx});
   };
   constexpr int N = pack_width<T>();

@@ -39,6 +39,14 @@ struct ProductOf {
   SINKHORN_DEVICE R operator()(R a, R b) const { return a * b; }
 };
 
+template <class From, class To>
+struct TermAdded {
+  Real<To> factor;
+  SINKHORN_DEVICE Real<To> operator()(To onto, From x) const {
+    return Real<To>(onto) + factor * Real<To>(static_cast<To>(x));
+  }
+};
+
 template <class T>
 struct Masked {
   T value;
@@ -118,6 +126,11 @@ void Scale<T>::forward(Cuda, std::int64_t count, const T* x, double a, double b,
   map_elements("scale", count, Affine<Real<T>>{Real<T>(a), Real<T>(b)}, y, x);
 }
 
+template <class From, class To>
+void AddConverted<From, To>::forward(Cuda, std::int64_t count, Real<To> factor, const To* onto, const From* x, To* y) {
+  map_elements("cast", count, TermAdded<From, To>{factor}, y, onto, x);
+}
+
 template <class T>
 void Scale<T>::by(Cuda, std::int64_t count, const T* x, const Real<T>* a, T* y) {
   map_elements("scale", count, ScaledBy<Real<T>>{a}, y, x);
@@ -173,6 +186,15 @@ extern const auto kCompiledMapsForCuda = compiled_for_cuda(maps::All{});
 template struct Scale<float>;
 template struct Scale<double>;
 template struct Scale<bf16>;
+template struct AddConverted<float, float>;
+template struct AddConverted<float, double>;
+template struct AddConverted<float, bf16>;
+template struct AddConverted<double, float>;
+template struct AddConverted<double, double>;
+template struct AddConverted<double, bf16>;
+template struct AddConverted<bf16, float>;
+template struct AddConverted<bf16, double>;
+template struct AddConverted<bf16, bf16>;
 template struct Add<float>;
 template struct Add<double>;
 template struct Add<bf16>;

@@ -36,7 +36,7 @@ void Embedding<T>::forward(Cuda, std::int64_t rows, std::int64_t width, std::int
 template <class T>
 void Embedding<T>::backward(Cuda, std::int64_t rows, std::int64_t width, std::int64_t count, const std::int32_t* ids,
                             const T* dy, T* dtable) {
-  scatter_rows<T>("embedding", count, rows, width, ids, nullptr, dy, dtable);
+  scatter_rows<T>("embedding", {count, rows, width, ids, dy}, dtable);
 }
 
 template struct Embedding<float>;

@@ -1,5 +1,4 @@
 #include "autograd/ops/embedding_bag.h"
-#include "cuda/reduce.h"
 #include "cuda/scatter.h"
 
 namespace sinkhorn::kernels {
@@ -7,46 +6,52 @@ namespace {
 
 using namespace sinkhorn::cuda;
 
-template <class T>
+// A block has N columns a thread of one bag. Blocks go slice of columns by slice, so that of a large table what is read
+// at a time lies in the cache.
+template <class T, int N>
 struct SumBags {
   using R = Real<T>;
+  static constexpr int kThreads = 64, kAhead = 8;  // rows that are read before the first is used
+  static constexpr std::int64_t kColumns = kThreads * N;
+  static constexpr std::size_t kSharedBytes = kThreads * (sizeof(std::int32_t) + sizeof(R));
   Bags bags;
   Global<const T> table, weights;
   Global<const std::int32_t> ids;
   Global<T> y;
   BadIndex* bad;
   const char* what;
-  SINKHORN_DEVICE void operator()(std::int64_t i) const {
-    const std::int64_t bag = i / bags.width, column = i - bag * bags.width;
-    R sum = 0;
-    for (std::int64_t k = bag * bags.size; k < (bag + 1) * bags.size; ++k) {
-      const std::int64_t id = ids[k];
-      const bool inside = id >= 0 && id < bags.rows;
-      if (!inside) *bad = {what, id, 0, bags.rows};
-      if (inside) sum += R(weights[k]) * R(table[id * bags.width + column]);
-    }
-    y[i] = sum;
-  }
-};
-
-// <dy of the bag, the row>; one block per weight.
-template <class T>
-struct BagWeightGradient {
-  using R = Real<T>;
-  Bags bags;
-  Global<const T> table, dy;
-  Global<const std::int32_t> ids;
-  Global<T> dweights;
   SINKHORN_DEVICE void operator()(Thread& t) const {
-    const BlockReducer<R> reduce(t);
-    const std::int64_t k = t.block(), id = ids[k];
-    R dot = 0;
-    if (id >= 0 && id < bags.rows) {
-      const auto row = table + id * bags.width, flow = dy + k / bags.size * bags.width;
-      for (std::int64_t i = t.index(); i < bags.width; i += t.size()) dot += R(row[i]) * R(flow[i]);
+    const auto rows = t.shared<std::int32_t>(kThreads);  // -1: outside the table
+    const auto factors = t.shared<R>(kThreads);
+    const std::int64_t slice = quotient(t.block(), bags.bags), bag = t.block() - slice * bags.bags;
+    const std::int64_t column = slice * kColumns + t.index() * N;
+    Pack<R, N> sum = {};
+    for (std::int64_t from = 0; from < bags.size; from += kThreads) {
+      const std::int64_t k = bag * bags.size + from + t.index();
+      const int count = int(bags.size - from < kThreads ? bags.size - from : kThreads);
+      if (from > 0) t.sync();  // the others have used what is there
+      if (t.index() < count) {
+        const std::int32_t id = ids[k];
+        const bool inside = id >= 0 && id < bags.rows;
+        if (!inside) *bad = {what, id, 0, bags.rows};
+        rows[t.index()] = inside ? id : -1;
+        factors[t.index()] = weights[k];
+      }
+      t.sync();
+      if (column >= bags.width) continue;
+      for (int first = 0; first < count; first += kAhead) {
+        Pack<T, N> ahead[kAhead];
+        for (int a = 0; a < kAhead; ++a) {
+          const std::int64_t row = first + a < count ? std::int32_t(rows[first + a]) : -1;
+          ahead[a] = row >= 0 ? table.template load<N>(row * bags.width + column) : Pack<T, N>{};
+        }
+        for (int a = 0; a < kAhead && first + a < count; ++a) {
+          const R factor = factors[first + a];
+          for (int n = 0; n < N; ++n) sum[n] += factor * R(ahead[a][n]);
+        }
+      }
     }
-    dot = reduce.sum(dot);
-    if (t.index() == 0) dweights[k] = dot;
+    if (column < bags.width) y.store(bag * bags.width + column, rounded<T>(sum));
   }
 };
 
@@ -54,20 +59,24 @@ struct BagWeightGradient {
 
 template <class T>
 void EmbeddingBag<T>::forward(Cuda, const Bags& bags, const T* table, const T* weights, const std::int32_t* ids, T* y) {
-  for_each("embedding_bag", bags.bags * bags.width,
-           SumBags<T>{bags, table, weights, ids, y, bad_index(), "embedding_bag: id"});
+  const auto launched = [&]<int N>(Width<N>) {
+    using Kernel = SumBags<T, N>;
+    launch("embedding_bag", bags.bags * pieces(bags.width, Kernel::kColumns), Kernel::kThreads, Kernel::kSharedBytes,
+           Kernel{bags, table, weights, ids, y, bad_index(), "embedding_bag: id"});
+  };
+  constexpr int N = pack_width<T>();
+  if (bags.width % N == 0 && is_aligned<N>(table, static_cast<const T*>(y))) return launched(Width<N>{});
+  launched(Width<1>{});
 }
 
 template <class T>
 void EmbeddingBag<T>::backward(Cuda, const Bags& bags, const T* table, const T* weights, const std::int32_t* ids,
-                               const T* dy, T* dtable, T* dweights) {
-  const std::int64_t count = bags.bags * bags.size;
-  if (dtable)
-    scatter_rows<T>("embedding_bag", count, bags.rows, bags.width, ids, weights, dy, dtable,
-                    std::max<std::int64_t>(bags.size, 1));
-  if (dweights)
-    launch("embedding_bag", count, threads_for(bags.width), reducer_bytes<Real<T>>(),
-           BagWeightGradient<T>{bags, table, dy, ids, dweights});
+                               const T* dy, Flow<T> dtable, T* dweights) {
+  if (!dtable.to && !dweights) return;
+  scatter_rows<T>(
+      "embedding_bag",
+      {bags.bags * bags.size, bags.rows, bags.width, ids, dy, weights, std::max<std::int64_t>(bags.size, 1)}, dtable.to,
+      dtable.adds, table, dweights);
 }
 
 template struct EmbeddingBag<float>;

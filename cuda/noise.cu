@@ -24,7 +24,28 @@ struct GumbelOfFour {
   }
 };
 
+struct DrawWords {
+  std::int64_t count;
+  double rate;
+  RandomStream stream;
+  Global<std::int32_t> word;
+  SINKHORN_DEVICE void operator()(std::int64_t) const {
+    const RandomBits bits = stream.now();
+    bool is_any_on = false;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const bool on = bits.uniform<double>(std::uint64_t(i)) >= rate;
+      word[i] = on;
+      is_any_on |= on;
+    }
+    if (!is_any_on) word[0] = 1;
+  }
+};
+
 }  // namespace
+
+void SwitchWords::forward(Cuda, std::int64_t count, double rate, RandomBits bits, std::int32_t* word) {
+  if (count > 0) for_each("switches", 1, DrawWords{count, rate, RandomStream(bits), word});  // a few: one thread
+}
 
 template <class T>
 void Gumbel<T>::forward(Cuda, std::int64_t count, RandomBits bits, T* y) {

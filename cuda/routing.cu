@@ -237,8 +237,8 @@ void GatherBuckets<T>::backward(Cuda, const Routes& routes, const T* x, const T*
   if (dx) {
     const Tensor keys = workspace({rows}, DType::i32);
     for_each("gather_buckets", rows, BucketOfRow{routes, picks, keys.data<std::int32_t>()});
-    scatter_rows<T>("gather_buckets", rows, routes.groups * routes.buckets, routes.size, keys.data<std::int32_t>(),
-                    weights, dy, dx);
+    scatter_rows<T>("gather_buckets",
+                    {rows, routes.groups * routes.buckets, routes.size, keys.data<std::int32_t>(), dy, weights}, dx);
   }
   if (dweights)
     launch("gather_buckets", rows, threads_for(routes.size), reducer_bytes<Real<T>>(),

@@ -76,7 +76,8 @@ Var run_padded(const ModelConfig& config, const Var& x, const AttentionContext& 
   const Var wider = m.before + m.after > 0 ? pad(x, 1, m.before, m.after) : x;
   AttentionContext wider_around = with_whole_buckets(config, around);
   wider_around.mask = padded_mask(around.mask, s, m, x.value.device());
-  return slice(run(wider, wider_around), 1, m.before, m.before + s[1]);
+  const Var y = run(wider, wider_around);
+  return m.before + m.after > 0 ? slice(y, 1, m.before, m.before + s[1]) : y;
 }
 
 }  // namespace

@@ -85,19 +85,23 @@ void SinkhornTransformer::use_attention_twin(const AttentionTwin& twin) {
 }
 
 // Layer dropout skips whole blocks in training; at least the first stays (behaviour 1.1).
-std::vector<std::size_t> SinkhornTransformer::active_blocks(const Scope& scope) const {
-  const RandomBits bits = scope.rng.split(0).bits();
+std::vector<Switch> SinkhornTransformer::layer_switches(const Scope& scope) const {
   const double rate = scope.active(config_.layer_dropout);
-  std::vector<std::size_t> active;
-  for (std::size_t i = 0; i < blocks_.size(); ++i)
-    if (rate == 0 || bits.uniform<double>(i) >= rate) active.push_back(i);
-  if (active.empty() && !blocks_.empty()) active.push_back(0);
-  return active;
+  if (rate == 0) return std::vector<Switch>(blocks_.size());
+  return draw_switches(scope.rng.split(0), std::int64_t(blocks_.size()), rate);
+}
+
+// For a stack that does without one of its layers on the host's word alone, which a graph would keep to for ever.
+static bool is_on(const Switch& runs) {
+  if (runs.word) Graph::require_not_recording("layer_dropout");
+  return runs.on;
 }
 
 Var SinkhornTransformer::run_reversible(const Scope& scope, const Var& x, const AttentionContext& around) const {
   std::vector<ReversibleBlock> chain;
-  for (std::size_t i : active_blocks(scope)) {
+  const std::vector<Switch> runs = layer_switches(scope);
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    if (!runs[i].on && !runs[i].word) continue;
     TransformerBlock& block = blocks_[i];
     // The scope of a branch, fixed but for its tape and its choices: equal streams in forward and recomputation. The
     // outer tape keeps the chain, so the chain must not keep that tape.
@@ -120,11 +124,12 @@ Var SinkhornTransformer::run_reversible(const Scope& scope, const Var& x, const 
     };
     const std::int64_t at_once =
         scope.observer ? 0 : block.feed_forward.fn->tokens_at_once(scope, x.shape()[0] * x.shape()[1]);
-    chain.push_back({{f, block.attention.reached()}, {g, block.feed_forward.reached(), at_once}});
+    chain.push_back({{f, block.attention.reached()}, {g, block.feed_forward.reached(), at_once}, runs[i]});
   }
   if (!keep_activations_) return reversible_chain(scope.tape, x, around.context, std::move(chain));
   Var x1 = x, x2 = x;
   for (const ReversibleBlock& block : chain) {
+    if (!is_on(block.runs)) continue;
     Choices f, g;
     x1 = block.f.run(scope.tape, x2, around.context, f, {x1});
     x2 = block.g.run(scope.tape, x1, {}, g, {x2});
@@ -158,7 +163,9 @@ Var SinkhornTransformer::operator()(const Scope& scope, const Var& input, const 
   if (config_.reversible) {
     x = run_reversible(scope, x, around);
   } else {
-    for (std::size_t i : active_blocks(scope)) {
+    const std::vector<Switch> runs = layer_switches(scope);
+    for (std::size_t i = 0; i < blocks_.size(); ++i) {
+      if (!is_on(runs[i])) continue;
       const Scope inner = scope.split(std::uint32_t(i + 1));
       x = blocks_[i].attention(inner.split(0), {x}, x, around);
       x = blocks_[i].feed_forward(inner.split(1), {x}, x);

@@ -84,7 +84,7 @@ class SinkhornTransformer {
  private:
   void add_blocks(Initializer& init);
   void check(const Shape& input, const AttentionContext& around) const;
-  std::vector<std::size_t> active_blocks(const Scope& scope) const;
+  std::vector<Switch> layer_switches(const Scope& scope) const;
   Var run_reversible(const Scope& scope, const Var& x, const AttentionContext& around) const;
 
   ModelConfig config_;

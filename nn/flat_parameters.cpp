@@ -37,11 +37,21 @@ void FlatParameters::zero_gradients() { gradients.fill(0); }
 void FlatParameters::round() {
   if (!rounded) {
     rounded = Tensor(values.shape(), DType::bf16, values.device());
-    for (const Entry& entry : entries_) entry.parameter->rounded = slice_of(rounded, entry);
+    for (const Entry& entry : entries_)
+      if (!entry.parameter->is_memory) entry.parameter->rounded = slice_of(rounded, entry);
   }
-  dispatch(values, [&]<class T>(auto space) {
-    kernels::Convert<T, bf16>::forward(space, count(), values.data<T>(), rounded.data<bf16>());
-  });
+  const auto round_part = [&](std::int64_t begin, std::int64_t end) {
+    dispatch(values, [&]<class T>(auto space) {
+      kernels::Convert<T, bf16>::forward(space, end - begin, values.data<T>() + begin, rounded.data<bf16>() + begin);
+    });
+  };
+  std::int64_t begin = 0;  // of what stands between two memories
+  for (const Entry& entry : entries_) {
+    if (!entry.parameter->is_memory) continue;
+    if (begin < entry.begin) round_part(begin, entry.begin);
+    begin = entry.end;
+  }
+  if (begin < count()) round_part(begin, count());
 }
 
 }  // namespace sinkhorn

@@ -140,14 +140,17 @@ Routing SortNet::route(const Scope& scope, const Var& q, const Var& kv, const So
   const std::int64_t batch = kv.shape()[0], buckets = kv.shape()[1] / o.pattern.key_bucket,
                      most = std::max<std::int64_t>(buckets, 1), shared = std::min(o.sortcut, most),
                      n = one_row ? shared : std::min(o.n_top, most);
-  const Tensor open = buckets_with_tokens(batch, kv.shape()[1], o.pattern.key_bucket, masks.keys, kv.value.device());
+  const auto open = [&](Shape shape) {
+    return buckets_with_tokens(batch, kv.shape()[1], o.pattern.key_bucket, masks.keys, kv.value.device())
+        .reshape(shape);
+  };
   if (streams(scope, bool(linear.value), o.composed, n)) {
     BucketScores seen = compared(q, kv, o, masks, one_row);
-    if (masks.keys) seen.open = open.reshape({batch, 1, buckets});
+    if (masks.keys) seen.open = open({batch, 1, buckets});
     TopK chosen = chosen_once(scope, [&](const Tensor& picks) { return route_buckets(seen, n, o.temperature, picks); });
     return {chosen.weights, chosen.picks};
   }
-  const Var choices = mask_fill(scores(scope, q, kv, o, masks, one_row), open.reshape({batch, 1, 1, buckets}),
+  const Var choices = mask_fill(scores(scope, q, kv, o, masks, one_row), open({batch, 1, 1, buckets}),
                                 -std::numeric_limits<double>::infinity());
   TopK chosen = chosen_once(scope, [&](const Tensor& picks) { return top_k(choices, n, o.temperature, picks); });
   observe(scope, choices, chosen);

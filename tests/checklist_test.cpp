@@ -87,7 +87,9 @@ const std::vector<Row> rows = {
     {45, "a causal decoder routes its context without the future",
      "InDtype/Properties.P1NoOutputDependsOnTheFuture Temperature.IsHonouredInEveryTopK"},
     {46, "tied weights", "WeightTie.SharesModulesButNotNorms Parity.AgreesOnEveryFixture"},
-    {47, "layer dropout", "LayerDropout.SkipsBlocksInTrainingOnlyAndKeepsOne"},
+    {47, "layer dropout",
+     "LayerDropout.SkipsBlocksInTrainingOnlyAndKeepsOne "
+     "DeviceModel.AGraphLeavesOutTheLayersThatAStepSkips"},
     {48, "product keys", "ProductKeys.EqualASearchOfAllSums ProductKeyMemory.ReadsTheBestValuesOfEachHead"},
     {49, "their norm keeps tokens apart",
      "ProductKeyMemory.ATokenReadsForItselfAlone InDtype/Properties.P1NoOutputDependsOnTheFuture"},

@@ -188,7 +188,8 @@ void Trainer::launch_step(const std::function<Batch(std::int64_t)>& batch) {
 }
 
 bool Trainer::may_record(const Batch& batch) const {
-  if (device_ != Device::cuda || !Graph::are_enabled() || model_config_.layer_dropout > 0) return false;
+  if (device_ != Device::cuda || !Graph::are_enabled()) return false;
+  if (model_config_.layer_dropout > 0 && !model_config_.reversible) return false;
   const Shape inputs = batch.inputs.shape();
   const std::int64_t source_length = batch.source.ids ? batch.source.ids.shape()[1] : 0;
   const StepFlops step = training_flops(model_config_, double(inputs[0]), inputs[1], source_length);

@@ -50,7 +50,7 @@ class Trainer {
     train_ = train;
   }
   /// Whether a step on such batches may become a graph: on a GPU, where launches would take a good part of its time (up
-  /// to kMostRecordedFlops), and with no layer dropout, by which the host chooses other work for each step.
+  /// to kMostRecordedFlops), and, with layer dropout, of a reversible model: in others the host chooses the layers.
   bool may_record(const Batch& batch) const;
   static constexpr double kMostRecordedFlops = 20e12;  // executed in a step; tens of milliseconds
   /// How many shapes have been recorded; there are no more than kMostRecordings, further ones stay plain launches.

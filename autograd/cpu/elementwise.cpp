@@ -55,6 +55,12 @@ void Scale<T>::forward(Cpu, std::int64_t count, const T* x, double a, double b, 
   fill(count, y, [x, a = R(a), b = R(b)](std::int64_t i) { return a * R(x[i]) + b; });
 }
 
+template <class From, class To>
+void AddConverted<From, To>::forward(Cpu, std::int64_t count, Real<To> factor, const To* onto, const From* x, To* y) {
+  using R = Real<To>;
+  fill(count, y, [=](std::int64_t i) { return R(onto[i]) + factor * R(static_cast<To>(x[i])); });
+}
+
 template <class T>
 void Scale<T>::by(Cpu, std::int64_t count, const T* x, const Real<T>* a, T* y) {
   using R = Real<T>;
@@ -132,6 +138,15 @@ extern const auto kCompiledMaps = compiled(maps::All{});
 template struct Scale<float>;
 template struct Scale<double>;
 template struct Scale<bf16>;
+template struct AddConverted<float, float>;
+template struct AddConverted<float, double>;
+template struct AddConverted<float, bf16>;
+template struct AddConverted<double, float>;
+template struct AddConverted<double, double>;
+template struct AddConverted<double, bf16>;
+template struct AddConverted<bf16, float>;
+template struct AddConverted<bf16, double>;
+template struct AddConverted<bf16, bf16>;
 template struct Add<float>;
 template struct Add<double>;
 template struct Add<bf16>;

@@ -32,7 +32,7 @@ namespace {
 constexpr std::int64_t kPiece = 512;
 
 template <class T>
-void table_gradient(const Bags& bags, const T* weights, const std::int32_t* ids, const T* dy, T* dtable) {
+void table_gradient(const Bags& bags, const T* weights, const std::int32_t* ids, const T* dy, Flow<T> dtable) {
   using R = Real<T>;
   const std::int64_t width = bags.width, size = bags.size, picks = bags.bags * size;
   const cpu::Segments segments = cpu::segments_of(bags.rows, picks, ids);
@@ -46,6 +46,10 @@ void table_gradient(const Bags& bags, const T* weights, const std::int32_t* ids,
       for (std::int64_t j = 0; j < width; ++j) sum[j] += weight * R(flow[j]);
     }
   };
+  const auto put = [=](std::int64_t v, const R* sum) {
+    T* const row = dtable.to + v * width;
+    for (std::int64_t j = 0; j < width; ++j) row[j] = dtable.adds ? R(row[j]) + sum[j] : sum[j];
+  };
   const auto length = [&](std::int64_t v) { return segments.begins[v + 1] - segments.begins[v]; };
   const std::int64_t per_row = 1 + picks / std::max<std::int64_t>(bags.rows, 1);
   parallel_for(bags.rows, grain_for(per_row * width), [&](std::int64_t begin, std::int64_t end) {
@@ -53,7 +57,7 @@ void table_gradient(const Bags& bags, const T* weights, const std::int32_t* ids,
     for (std::int64_t v = begin; v < end; ++v) {
       if (length(v) > kPiece) continue;
       add_up(segments.begins[v], segments.begins[v + 1], sum.data());
-      std::copy_n(sum.begin(), width, dtable + v * width);
+      put(v, sum.data());
     }
   });
 
@@ -75,7 +79,7 @@ void table_gradient(const Bags& bags, const T* weights, const std::int32_t* ids,
     R* const sum = partial + std::int64_t(p) * width;
     for (++p; p < pieces.size() && pieces[p].row == row; ++p)
       for (std::int64_t j = 0; j < width; ++j) sum[j] += partial[std::int64_t(p) * width + j];
-    std::copy_n(sum, width, dtable + row * width);
+    put(row, sum);
   }
 }
 
@@ -83,9 +87,9 @@ void table_gradient(const Bags& bags, const T* weights, const std::int32_t* ids,
 
 template <class T>
 void EmbeddingBag<T>::backward(Cpu, const Bags& bags, const T* table, const T* weights, const std::int32_t* ids,
-                               const T* dy, T* dtable, T* dweights) {
+                               const T* dy, Flow<T> dtable, T* dweights) {
   using R = Real<T>;
-  if (dtable) table_gradient(bags, weights, ids, dy, dtable);
+  if (dtable.to) table_gradient(bags, weights, ids, dy, dtable);
   if (dweights) {
     const std::int64_t width = bags.width, size = bags.size;
     parallel_for(bags.bags * size, grain_for(2 * width), [=](std::int64_t begin, std::int64_t end) {

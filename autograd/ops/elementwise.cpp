@@ -219,35 +219,50 @@ std::vector<Case<GatedGelu>> GatedGelu::cases() {
 }
 
 Output Cast::forward(Saved&, Inputs in) const {
-  const Tensor& x = in[0];
+  const Tensor &x = in[0], onto = in.size() > 1 ? in[1] : Tensor();
   if (copy) {
     if (copy.shape() != x.shape() || copy.dtype() != to)
       fail("cast: the copy is ", copy.dtype(), " ", copy.shape(), ", expected ", to, " ", x.shape());
-    return copy;
+    if (!onto) return copy;
   }
-  Tensor y(x.shape(), to, x.device());
+  if (onto && (onto.shape() != x.shape() || onto.dtype() != to))
+    fail(name, ": a residual must be ", to, " ", x.shape(), ", got ", onto.dtype(), " ", onto.shape());
+  const Tensor y = in_place ? onto : Tensor(x.shape(), to, x.device());
   dispatch(x, [&]<class From>(auto space) {
     dispatch(y, [&]<class To>(auto) {
-      kernels::Convert<From, To>::forward(space, x.count(), x.data<From>(), y.data<To>());
+      if (onto)
+        kernels::AddConverted<From, To>::forward(space, x.count(), Real<To>(undo ? -1 : 1), onto.data<To>(),
+                                                 x.data<From>(), y.data<To>());
+      else
+        kernels::Convert<From, To>::forward(space, x.count(), x.data<From>(), y.data<To>());
     });
   });
   return y;
 }
 
 Tensors Cast::backward(const Saved& saved, const Tensor& dy) const {
+  const Tensor donto = saved.wants.size() > 1 && saved.wants[1] ? dy : Tensor();
+  const auto flows = [&](const Tensor& dx) { return saved.wants.size() > 1 ? Tensors{dx, donto} : Tensors{dx}; };
   if (saved.adds(0) && (from == to || (from == DType::f32 && to == DType::bf16))) {
     const Tensor& into = saved.into[0];
     dispatch_mixed(dy, from, [&]<class Term, class T>(auto space) {
       kernels::Accumulate<T, Term>::forward(space, dy.count(), dy.data<Term>(), into.data<T>());
     });
-    return {into};
+    return flows(into);
   }
   Saved unused;
-  return {Cast{to, from}.forward(unused, {{dy}}).y};
+  return flows(from == to ? dy : Cast{to, from}.forward(unused, {{dy}}).y);
 }
 
 std::vector<Case<Cast>> Cast::cases() {
-  return {{"f64 to f64", {DType::f64, DType::f64}, [](Draw& draw) { return Tensors{draw.uniform({3, 4})}; }}};
+  const auto drawn = [](std::size_t count) {
+    return [count](Draw& draw) {
+      Tensors inputs;
+      for (std::size_t i = 0; i < count; ++i) inputs.push_back(draw.uniform({3, 4}));
+      return inputs;
+    };
+  };
+  return {{"f64 to f64", {DType::f64, DType::f64}, drawn(1)}, {"onto a residual", {DType::f64, DType::f64}, drawn(2)}};
 }
 
 }  // namespace ops

@@ -25,6 +25,13 @@ struct Scale {
   static void by(Cuda, std::int64_t count, const T* x, const Real<T>* a, T* y);
 };
 
+/// y = onto + factor x, x rounded to To first; y may be onto
+template <class From, class To>
+struct AddConverted {
+  static void forward(Cpu, std::int64_t count, Real<To> factor, const To* onto, const From* x, To* y);
+  static void forward(Cuda, std::int64_t count, Real<To> factor, const To* onto, const From* x, To* y);
+};
+
 template <class T>
 struct Add {
   static void forward(Cpu, const StridedLoop<2>& loop, const T* a, const T* b, T* y);
@@ -127,7 +134,8 @@ struct GatedGelu {
   static std::vector<Case<GatedGelu>> cases();
 };
 
-/// y = x rounded to `to`, which is `copy`, if somebody has it.      dx = dy rounded to `from`
+/// y = x rounded to `to`, which is `copy`, if somebody has it; or with a second input r, a residual of that type: r + x,
+/// r - x if `undo`, in r's place if `in_place` (autograd/residual.h).      dx = dy rounded to `from`, dr = dy
 struct Cast {
   static constexpr std::string_view name = "cast";
   Output forward(Saved& save, Inputs in) const;
@@ -135,6 +143,7 @@ struct Cast {
   static std::vector<Case<Cast>> cases();
   DType from, to;
   Tensor copy = {};
+  bool undo = false, in_place = false;
 };
 
 }  // namespace ops

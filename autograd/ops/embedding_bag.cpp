@@ -30,12 +30,12 @@ Output EmbeddingBag::forward(Saved& save, Inputs in) const {
 
 Tensors EmbeddingBag::backward(const Saved& saved, const Tensor& dy) const {
   const Tensor &table = saved.tensors[0], &weights = saved.tensors[1], &ids = saved.tensors[2];
-  Tensor dtable, dweights;
-  if (saved.wants[0]) dtable = table.like();
+  const Tensor dtable = saved.place_of(0, table, table.shape());
+  Tensor dweights;
   if (saved.wants[1]) dweights = weights.like();
   dispatch(table, [&]<class T>(auto space) {
     kernels::EmbeddingBag<T>::backward(space, bags_of(table, ids), table.data<T>(), weights.data<T>(),
-                                       ids.data<std::int32_t>(), dy.data<T>(), dtable ? dtable.data<T>() : nullptr,
+                                       ids.data<std::int32_t>(), dy.data<T>(), kernels::flow_to<T>(saved, 0, dtable),
                                        dweights ? dweights.data<T>() : nullptr);
   });
   return {dtable, dweights, {}};

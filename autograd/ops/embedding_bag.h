@@ -15,11 +15,11 @@ struct EmbeddingBag {
   /// y (bags, width). An Error if an id is outside the table.
   static void forward(Cpu, const Bags& bags, const T* table, const T* weights, const std::int32_t* ids, T* y);
   static void forward(Cuda, const Bags& bags, const T* table, const T* weights, const std::int32_t* ids, T* y);
-  /// Each of dtable, dweights only if not null.
+  /// Each of dtable, dweights only if there.
   static void backward(Cpu, const Bags& bags, const T* table, const T* weights, const std::int32_t* ids, const T* dy,
-                       T* dtable, T* dweights);
+                       Flow<T> dtable, T* dweights);
   static void backward(Cuda, const Bags& bags, const T* table, const T* weights, const std::int32_t* ids, const T* dy,
-                       T* dtable, T* dweights);
+                       Flow<T> dtable, T* dweights);
 };
 
 }  // namespace kernels

@@ -10,8 +10,15 @@ namespace sinkhorn {
 namespace {
 
 Tensor sum(const Tensor& a, const Tensor& b) { return add(a, b).value; }
-void add_flow(Tensor& total, const Tensor& flow) {
-  if (flow) total = total ? sum(total, flow) : flow;
+// x = value, in x's own place if it must keep that.
+void keep(Tensor& x, const Tensor& value, bool in_place) {
+  if (!in_place)
+    x = value;
+  else if (x.raw() != value.raw())
+    x.assign(value);
+}
+void add_flow(Tensor& total, const Tensor& flow, bool in_place) {
+  if (flow) keep(total, total ? sum(total, flow) : flow, in_place);
 }
 
 // The choices of every branch, f then g, block by block. They are recorded in forward and kept as tensors with the
@@ -31,27 +38,34 @@ std::vector<Choices> split_choices(const Saved& saved, std::size_t first, std::s
 
 namespace ops {
 
+bool ReversibleChain::keeps_places() const {
+  return std::any_of(blocks.begin(), blocks.end(), [](const ReversibleBlock& block) { return bool(block.runs.word); });
+}
+
 Output ReversibleChain::forward(Saved& save, Inputs in) const {
   const Var context = in[1];
-  Tensor x1 = in[0], x2 = in[0];
-  bool is_own[] = {false, false};  // whether x1, x2 may be written to
-  Tensor counts(Shape{std::int64_t(2 * blocks.size())}, DType::i32);
-  Tensors made;
-  std::int32_t* count = counts.data<std::int32_t>();
-  auto step = [&](Tensor& into, bool& may_write, const Tensor& from, const Branch& branch) {
-    Choices choices;
+  const bool in_place = keeps_places();
+  Tensor x1 = in_place ? in[0].clone() : in[0], x2 = in_place ? in[0].clone() : in[0];
+  bool is_own[] = {in_place, in_place};  // whether x1, x2 may be written to
+  std::vector<Choices> chosen(2 * blocks.size());
+  auto step = [&](Tensor& into, bool& may_write, const Tensor& from, const Branch& branch, Choices& choices) {
     const Var y = branch.run(Tape(), from, context, choices, {.onto = into, .in_place = may_write});
     if (y.shape() != into.shape())
       fail("reversible_chain: a branch turned ", from.shape(), " into ", y.shape(),
            "; its output must have the shape of x");
-    into = y.value;
+    keep(into, y.value, in_place);
     may_write = true;
-    *count++ = std::int32_t(choices.made().size());
-    made.insert(made.end(), choices.made().begin(), choices.made().end());
   };
-  for (const ReversibleBlock& block : blocks) {
-    step(x1, is_own[0], x2, block.f);
-    step(x2, is_own[1], x1, block.g);
+  for (std::size_t i = 0; i < blocks.size(); ++i)
+    when(blocks[i].runs, [&] {
+      step(x1, is_own[0], x2, blocks[i].f, chosen[2 * i]);
+      step(x2, is_own[1], x1, blocks[i].g, chosen[2 * i + 1]);
+    });
+  Tensor counts(Shape{std::int64_t(chosen.size())}, DType::i32);
+  Tensors made;
+  for (std::size_t i = 0; i < chosen.size(); ++i) {
+    counts.data<std::int32_t>()[i] = std::int32_t(chosen[i].made().size());
+    made.insert(made.end(), chosen[i].made().begin(), chosen[i].made().end());
   }
   save.tensors = {x1, x2, in[1], counts};
   save.tensors.insert(save.tensors.end(), made.begin(), made.end());
@@ -66,30 +80,41 @@ Tensors ReversibleChain::backward(const Saved& saved, Tensor dy) const {
   std::map<const Parameter*, std::size_t> input_of;
   for (std::size_t k = 0; k < parameters.size(); ++k) input_of[parameters[k]] = k + 2;
   Tensors flows(saved.wants.size());
+  const bool in_place = keeps_places();
+  if (in_place) {
+    if (context && saved.wants[1]) flows[1] = Tensor::zeros(context.shape(), context.dtype(), context.device());
+    for (std::size_t k = 2; k < flows.size(); ++k)
+      if (const Tensor& x = parameters[k - 2]->value; saved.wants[k] && !saved.adds(k))
+        flows[k] = Tensor::zeros(x.shape(), x.dtype(), x.device());
+    d2 = {};
+    if (!d1.is_sole_owner()) d1 = d1.clone();
+    d2 = d1.clone();
+  }
   // Where the outer tape gathers gradients in the parameters' own buffers, the branches do it, too.
   const bool into_parameters = std::any_of(saved.into.begin() + std::min<std::ptrdiff_t>(2, std::ssize(saved.into)),
                                            saved.into.end(), [](const Tensor& place) { return bool(place); });
 
   // y = x + branch(from): rebuilds x in place of y, and adds what flows through the branch to the gradient of `from`,
-  // `in_place` where it lies.
-  const auto undo_tokens = [&](Tensor& y, const Tensor& from, const Tensor& d_y, Tensor& d_from, bool in_place,
+  // where it lies if it `adds_in_place`.
+  const auto undo_tokens = [&](Tensor& y, const Tensor& from, const Tensor& d_y, Tensor& d_from, bool adds_in_place,
                                const Branch& branch, Choices& chosen) {
     const Tape local = Tape::record(into_parameters);
     const Var x = local.leaf(from), seen = context && saved.wants[1] ? local.leaf(context) : Var(context);
     const Var out = branch.run(local, x, seen, chosen, {.onto = y, .undo = true, .in_place = true});
-    y = out.value;
+    keep(y, out.value, in_place);
     if (out.node < 0) return;
-    const Gradients gradients = local.backward(out, d_y, x, std::move(d_from), in_place);
+    const Gradients gradients = local.backward(out, d_y, x, std::move(d_from), adds_in_place);
     d_from = gradients.of(x);
-    add_flow(flows[1], gradients.of(seen));
+    add_flow(flows[1], gradients.of(seen), in_place);
     for (const Parameter* parameter : branch.parameters)
-      if (const std::size_t k = input_of.at(parameter); saved.wants[k]) add_flow(flows[k], gradients.of(*parameter));
+      if (const std::size_t k = input_of.at(parameter); saved.wants[k])
+        add_flow(flows[k], gradients.of(*parameter), in_place);
   };
   const auto undo = [&](Tensor& y, const Tensor& from, const Tensor& d_y, Tensor& d_from, const Branch& branch,
                         Choices& chosen) {
     const Shape shape = y.shape();
     const std::int64_t tokens = shape.product(0, std::max(shape.rank() - 1, 0)), step = branch.tokens_at_once;
-    if (step < 1 || step >= tokens) return undo_tokens(y, from, d_y, d_from, false, branch, chosen);
+    if (step < 1 || step >= tokens) return undo_tokens(y, from, d_y, d_from, in_place, branch, chosen);
     if (!d_from.is_sole_owner()) d_from = d_from.clone();  // the other half of the pair began as the same tensor
     for (std::int64_t begin = 0; begin < tokens; begin += step) {
       const auto part = [&](const Tensor& x) {
@@ -101,8 +126,10 @@ Tensors ReversibleChain::backward(const Saved& saved, Tensor dy) const {
     }
   };
   for (std::size_t i = blocks.size(); i-- > 0;) {
-    undo(y2, y1, d2, d1, blocks[i].g, choices[2 * i + 1]);
-    undo(y1, y2, d1, d2, blocks[i].f, choices[2 * i]);
+    when(blocks[i].runs, [&] {
+      undo(y2, y1, d2, d1, blocks[i].g, choices[2 * i + 1]);
+      undo(y1, y2, d1, d2, blocks[i].f, choices[2 * i]);
+    });
   }
   if (saved.wants[0]) flows[0] = sum(d1, d2);
   return flows;

@@ -3,6 +3,7 @@
 #pragma once
 #include <functional>
 
+#include "autograd/graph.h"
 #include "autograd/residual.h"
 #include "autograd/tape.h"
 
@@ -41,9 +42,10 @@ struct Branch {
   std::int64_t tokens_at_once = 0;
 };
 
-/// y1 = x1 + f(x2), y2 = x2 + g(y1)
+/// y1 = x1 + f(x2), y2 = x2 + g(y1); or the pair as it came, where `runs` is off.
 struct ReversibleBlock {
   Branch f, g;
+  Switch runs = {};
 };
 
 namespace ops {
@@ -57,6 +59,11 @@ struct ReversibleChain {
   Output forward(Saved& save, Inputs in) const;
   Tensors backward(const Saved& saved, Tensor dy) const;
   static std::vector<Case<ReversibleChain>> cases();
+
+ private:
+  /// Whether a graph may leave blocks out. All that a block changes keeps its place then, so that it lies there whether
+  /// the block runs or not.
+  bool keeps_places() const;
 };
 
 }  // namespace ops

@@ -1,5 +1,7 @@
 #include "autograd/graph.h"
 
+#include <utility>
+
 #include "cuda/emulator/emulator.h"
 
 namespace sinkhorn {
@@ -20,6 +22,21 @@ std::shared_ptr<const Graph::Recording> Graph::record(const std::function<void()
   }
   emulator::detail::recording = nullptr;
   return recording;
+}
+
+void Graph::record_part(const std::int32_t* word, const std::function<void()>& work) {
+  emulator::detail::Launches part, *const whole = std::exchange(emulator::detail::recording, &part);
+  try {
+    work();
+  } catch (...) {
+    emulator::detail::recording = whole;
+    throw;
+  }
+  emulator::detail::recording = whole;
+  whole->push_back([word, part = std::move(part)] {
+    if (*emulator::detail::on_host(word) == 0) return;
+    for (const auto& launch : part) launch();
+  });
 }
 
 void Graph::launch() const {

@@ -9,6 +9,17 @@ namespace sinkhorn::cuda {
 /// The one stream. The first call sets the device up; a DeviceError if that fails.
 cudaStream_t stream();
 
+/// While it lives, stream() is another one for this thread: what is asked then becomes a part of a graph.
+class OnStream {
+ public:
+  explicit OnStream(cudaStream_t stream);
+  OnStream(const OnStream&) = delete;
+  ~OnStream();
+
+ private:
+  cudaStream_t before_;
+};
+
 /// A DeviceError naming the op if a call did not succeed; OutOfMemory if that was the reason.
 void check(std::string_view op, cudaError_t result);
 

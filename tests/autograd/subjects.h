@@ -55,7 +55,17 @@ inline std::vector<Subject> subjects() {
       {"embedding_bag of many rows",
        {{5000, 70}, {3000, 4}},
        [=](auto x) { return embedding_bag(x[0], x[1], on(many, x[0])); }},
+      {"embedding_bag of wide rows",
+       {{8, 1104}, {300, 4}},
+       [=](auto x) { return embedding_bag(x[0], x[1], on(few.slice(0, 300), x[0])); }},
+      {"bucket_summary of long buckets",
+       {{2, 600, 3, 16}},
+       [](auto x) {
+         return bucket_summary(x[0], Summary::mean, 300, 1, 0, {}, false) +
+                bucket_summary(x[0], Summary::sum_of_means, 300, 1);
+       }},
       {"product_key_top_k", {{2, 3000, 30}}, [](auto x) { return product_key_top_k(x[0], 5).scores; }},
+      {"product_key_top_k of many keys", {{2, 50, 300}}, [](auto x) { return product_key_top_k(x[0], 290).scores; }},
       {"top_k", {{3000, 30}}, [](auto x) { return top_k(x[0], 3, 0.75).weights; }},
       {"gather_buckets",
        {{3, 20, 50, 90}, {3, 40, 2}},

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "autograd/ops.h"
 #include "autograd/optimizer.h"
 #include "cuda/runtime.h"
@@ -106,6 +108,72 @@ TEST(DeviceGraph, NothingThatIsKeptLiesInItsMemory) {
   EXPECT_LE(testing::squared_error(launched, summary(x)), 1e-12);
   EXPECT_TRUE(equal_bits(summary(there), launched));
   EXPECT_TRUE(equal_bits(summary(there), launched)) << "with the weights that were kept";
+}
+
+TEST(DeviceGraph, DoesAPartWhereItsWordIsSetByThen) {
+  SINKHORN_NEEDS_DEVICE();
+  const auto word_of = [](int value) { return Tensor::full({1}, value, DType::i32, Device::cuda); };
+  const Tensor outer = word_of(1), inner = word_of(1), x = Tensor::zeros({5}, DType::f32, Device::cuda), y = x.like();
+  const auto work = [&](bool outer_on, bool inner_on) {
+    x.fill(1);
+    when({outer_on, outer}, [&] {
+      x.assign(add(x, x).value);
+      when({inner_on, inner}, [&] { x.assign(mul(x, Tensor::full({5}, 5, DType::f32, Device::cuda)).value); });
+      x.assign(add(x, x).value);
+    });
+    y.assign(add(x, x).value);
+  };
+  const Arena arena(Device::cuda);
+  const Graph graph(arena, [&] { work(false, false); });
+  for (const int a : {0, 1, -7, 0, 1})
+    for (const int b : {1, 0}) {
+      outer.fill(a);
+      inner.fill(b);
+      y.fill(99);
+      graph.launch();
+      const std::vector<double> want(5, a == 0 ? 2 : b == 0 ? 8 : 40);
+      EXPECT_EQ(y.to_vector(), want) << a << " " << b;
+      y.fill(99);
+      work(a != 0, b != 0);
+      EXPECT_EQ(y.to_vector(), want) << "plain, " << a << " " << b;
+    }
+  // An error in a part ends the recording, and all goes on.
+  expect_error([&] { Graph(arena, [&] {
+                       when({true, outer}, [&] { x.to_vector(); });
+                     }); },
+               {"a graph is being recorded"});
+  const Graph without_word(arena, [&] { when({false}, [&] { y.fill(3); }); });
+  without_word.launch();
+  graph.launch();
+  EXPECT_EQ(y.to_vector(), std::vector<double>(5, 8)) << "the last words stand";
+}
+
+TEST(DeviceGraph, SwitchesAreDrawnAlikeOnBothSides) {
+  SINKHORN_NEEDS_DEVICE();
+  const Tensor host_step = Tensor::zeros({}, DType::i32), step = host_step.to(Device::cuda);
+  const Rng stream(7, host_step, step);
+  std::vector<Switch> recorded;
+  const Arena arena(Device::cuda);
+  const Graph graph(arena, [&] { recorded = draw_switches(stream, 6, 0.75); });
+  int on = 0, alone = 0;
+  for (std::int32_t now = 1; now <= 60; ++now) {
+    *host_step.data<std::int32_t>() = now;
+    step.assign(host_step);
+    graph.launch();
+    const std::vector<Switch> drawn = draw_switches(stream, 6, 0.75);
+    int of_step = 0;
+    for (std::size_t i = 0; i < 6; ++i) {
+      EXPECT_EQ(drawn[i].word.to_vector(), std::vector<double>{double(drawn[i].on)}) << now << " " << i;
+      EXPECT_EQ(recorded[i].word.to_vector(), std::vector<double>{double(drawn[i].on)}) << now << " " << i;
+      of_step += drawn[i].on;
+    }
+    EXPECT_GE(of_step, 1);
+    alone += of_step == 1 && drawn[0].on;
+    on += of_step;
+  }
+  EXPECT_NEAR(on, 60 * (6 * 0.25 + std::pow(0.75, 6)), 25);
+  EXPECT_GE(alone, 5) << "the first stays where all others go";
+  EXPECT_FALSE(draw_switches(Rng(7), 6, 0.75)[0].word) << "nothing on the device to read";
 }
 
 TEST(DeviceGraph, NobodyElseGetsItsMemoryWhileItLives) {

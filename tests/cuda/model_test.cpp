@@ -264,6 +264,60 @@ TEST(DeviceModel, AStepAsAGraphHasTheBitsOfPlainLaunches) {
   }
 }
 
+// Layers that a step skips are parts of its graph, and a run that goes on elsewhere skips the same ones.
+TEST(DeviceModel, AGraphLeavesOutTheLayersThatAStepSkips) {
+  SINKHORN_NEEDS_DEVICE();
+  ModelConfig alone = tiny_model();
+  alone.depth = 3;
+  alone.dim = 8;
+  alone.causal = false;
+  alone.n_sortcut = 2;
+  alone.ff_glu = alone.weight_tie = true;
+  alone.layer_dropout = 0.5;
+  alone.ff_dropout = alone.attn_layer_dropout = 0.1;
+  alone.pkm_layers = {2};
+  alone.pkm_num_keys = alone.pkm_topk = alone.pkm_dim_head = 4;
+  ModelConfig pair = tiny_model();
+  pair.dim = 8;
+  pair.layer_dropout = 0.5;
+  TrainConfig bf16, two;
+  bf16.precision = "bf16";
+  two.encoder_decoder = true;
+  const int steps = testing::is_emulated() ? 4 : 8;
+  for (const auto& kind : {std::pair(alone, bf16), std::pair(pair, two)}) {
+    const ModelConfig& model = kind.first;
+    TrainConfig train = kind.second;
+    train.steps = steps;
+    const auto next = [&](std::int64_t step) {
+      return [&, step](std::int64_t micro) { return any_batch(model, train, std::uint64_t(10 * step + micro)); };
+    };
+    Trainer recorded(model, train, Device::cuda), plain(model, train, Device::cuda),
+        resumed(model, train, Device::cuda), here(model, train);
+    const Tensor FlatParameters::*const parts[] = {&FlatParameters::values, &FlatParameters::first_moment,
+                                                   &FlatParameters::second_moment};
+    for (int step = 0; step < steps; ++step) {
+      if (step == steps - 2) {
+        for (const auto part : parts) (resumed.parameters().*part).assign(plain.parameters().*part);
+        resumed.set_steps_done(step);
+      }
+      const StepResult cpu = here.step(next(step)), cuda = recorded.step(next(step));
+      const double loss = cuda.loss, rounding = train.precision == "bf16" ? 0.1 : 1e-4;
+      EXPECT_NEAR(cpu.loss, loss, rounding * loss) << "step " << step;
+      EXPECT_NEAR(cpu.gradient_norm, cuda.gradient_norm, rounding * cuda.gradient_norm) << "step " << step;
+      EXPECT_TRUE(step < steps - 2 || resumed.step(next(step)).loss == loss) << "step " << step << ", resumed";
+      const testing::WithoutGraphs without;
+      EXPECT_EQ(plain.step(next(step)).loss, loss) << "step " << step;
+    }
+    EXPECT_EQ(recorded.recordings(), 1);
+    EXPECT_EQ(resumed.recordings(), 1);
+    EXPECT_EQ(plain.recordings(), 0);
+    for (const auto part : parts) {
+      EXPECT_TRUE(equal_bits(recorded.parameters().*part, plain.parameters().*part)) << train.precision;
+      EXPECT_TRUE(equal_bits(recorded.parameters().*part, resumed.parameters().*part)) << train.precision;
+    }
+  }
+}
+
 TEST(DeviceModel, AStepAsAGraphThatIsNotFiniteChangesNothing) {
   SINKHORN_NEEDS_DEVICE();
   Trainer trainer(tiny_model(), {}, Device::cuda), spared(tiny_model(), {}, Device::cuda);
@@ -299,6 +353,8 @@ TEST(DeviceModel, RecordsWhatIsTheSameInEveryStepAlone) {
   EXPECT_EQ(recordings(model, {}, [](std::uint64_t step) { return 1 + std::int64_t(step % 2); }), 2) << "one a shape";
   EXPECT_EQ(recordings(model, {}, [](std::uint64_t step) { return 1 + std::int64_t(step); }), 0) << "each seen once";
   model.layer_dropout = 0.1;
+  EXPECT_EQ(recordings(model, {}, [](std::uint64_t) { return 1; }), 1);
+  model.reversible = false;
   EXPECT_EQ(recordings(model, {}, [](std::uint64_t) { return 1; }), 0) << "the host chooses layers";
   Trainer trainer(tiny_model(), {}, Device::cuda);
   EXPECT_TRUE(trainer.may_record(batch_of(tiny_model(), 2)));

@@ -281,6 +281,58 @@ TEST(OnTheDevice, MovesAndChoicesAreTheSameBits) {
   same(top_k(coarse, 7, 1).picks, top_k(there(coarse), 7, 1).picks);
 }
 
+// A residual in a type of its own: the sum of what is rounded first, to the bit, on both devices.
+TEST(OnTheDevice, TermsAreRoundedOntoAResidual) {
+  SINKHORN_NEEDS_DEVICE();
+  const Tensor stream = uniform(Rng(1), {70, 33}, -1, 1), term = uniform(Rng(2), {70, 33}, -1, 1, DType::f64);
+  for (const Device device : {Device::cpu, Device::cuda})
+    for (const DType from : {DType::bf16, DType::f32, DType::f64})
+      for (const bool undo : {false, true})
+        for (const bool in_place : {false, true}) {
+          const Tensor onto = stream.to(device).clone(), x = term.to(from).to(device), rounded = x.to(DType::f32);
+          const Tensor want = undo ? sub(onto, rounded).value : add(onto, rounded).value;
+          const Tape tape = Tape::record();
+          const Var leaf = tape.leaf(x), y = add_to({.onto = onto, .undo = undo, .in_place = in_place}, leaf);
+          EXPECT_TRUE(equal_bits(y.value, want)) << device << " " << from << " " << undo;
+          EXPECT_EQ(y.value.raw() == onto.raw(), in_place && (undo || from != DType::f32)) << device << " " << from;
+          const Tensor dy = uniform(Rng(3), {70, 33}, -1, 1).to(device);
+          EXPECT_TRUE(equal_bits(tape.backward(y, dy).of(leaf), dy.to(from))) << device << " " << from;
+        }
+  EXPECT_THROW(apply(ops::Cast{DType::bf16, DType::f32}, {term.to(DType::bf16), stream.slice(0, 1)}), Error);
+}
+
+// A bag's rows add to what their table's gradient has gathered, those that nobody read keep what they have; of one row
+// that everybody reads and of rows that few read, with ids in more and in fewer pieces than one.
+TEST(OnTheDevice, BagsAddToWhatHasGathered) {
+  SINKHORN_NEEDS_DEVICE();
+  for (const Device device : {Device::cpu, Device::cuda})
+    for (const std::int32_t rows : {1, 7, 90})
+      for (const std::int64_t width : {5, 8}) {
+        Parameter table{uniform(Rng(1), {90, width}, -1, 1).to(device)};
+        const Tensor ids = integers(Rng(2), {40, 3}, rows).to(device);
+        const Tensor weights = uniform(Rng(3), {40, 3}, -1, 1).to(device);
+        const auto gradients = [&](const Tensor& gathers) {
+          table.gradient = gathers;
+          const Tape tape = Tape::record(bool(gathers));
+          const Var weight = tape.leaf(weights);
+          const Gradients found = tape.backward(sum(square(embedding_bag(tape.leaf(table), weight, ids))));
+          return Tensors{gathers ? gathers : found.of(table), found.of(weight)};
+        };
+        const Tensor begun = uniform(Rng(4), {90, width}, -1, 1).to(device);
+        const Tensors apart = gradients({}), together = gradients(begun.clone());
+        EXPECT_LE(relative_error(together[0], add(begun, apart[0]).value), 1e-6) << rows << " " << width;
+        EXPECT_TRUE(equal_bits(together[1], apart[1]));
+        EXPECT_TRUE(equal_bits(together[0].slice(rows, 90).clone(), begun.slice(rows, 90).clone()));
+      }
+}
+
+TEST(OnTheDevice, ProductKeysThatDoNotFitAreRefused) {
+  SINKHORN_NEEDS_DEVICE();
+  const Tensor scores = Tensor::zeros({2, 1, 4000}, DType::f32, Device::cuda);
+  testing::expect_error([&] { product_key_top_k(scores, 4000); }, {"4000 picks of 4000 keys", "lower pkm_topk"});
+  EXPECT_EQ(product_key_top_k(scores, 3).picks.to_vector(), (std::vector<double>{0, 1, 2}));
+}
+
 TEST(OnTheDevice, InfinitiesAndNaNsStay) {
   SINKHORN_NEEDS_DEVICE();
   const float none = -INFINITY;
