@@ -4,6 +4,11 @@
 
 namespace sinkhorn {
 
+Var beside(const Scope& scope, const Var& x, const Linear& first, const Linear& second) {
+  const Var weights[] = {scope.leaf(first.weight), scope.leaf(second.weight)};
+  return linear(x, weights, Tensor::adjoining(std::array{first.weight.rounded, second.weight.rounded}));
+}
+
 AxialPositions::AxialPositions(std::int64_t buckets, std::int64_t bucket, std::int64_t width,
                                std::array<std::int64_t, 2> axial_dims, double stddev, Initializer& init)
     : rows(init.normal({1, buckets, 1, axial_dims[0]}, stddev)),

@@ -24,6 +24,10 @@ struct Linear {
   Parameter weight, bias;
 };
 
+/// Two linear maps of one input, without biases, as one product: (..., in) -> (..., out of both), the first's before
+/// the second's. Nothing is copied where the weights lie behind each other (lay_together, FlatParameters).
+Var beside(const Scope& scope, const Var& x, const Linear& first, const Linear& second);
+
 /// LayerNorm over the last axis, eps 1e-5; written in the type that the scope computes in.
 struct LayerNorm {
   LayerNorm(std::int64_t width, Initializer& init)

@@ -72,7 +72,8 @@ struct Matmul {
   bool transpose_a = false, transpose_b = false;
 };
 
-/// y = r + x W^T + b, inputs x, W, b, r; b and r may be empty.
+/// y = r + x W^T + b, inputs x, W, b, r; b and r may be empty. Further inputs are weights whose rows follow those of W:
+/// several linear maps of one x in one product, read where they are if they lie behind each other in memory.
 ///     dx = dy W,  dW = dy^T x,  db = sum of dy over rows,  dr = dy
 /// Mixed precision: with x in bf16, W and b may be f32 master parameters. The product takes both in bf16, from
 /// `rounded` or rounded here; dW and db stay f32. A residual r has the parameters' type, and y has it then, too.
@@ -97,5 +98,10 @@ Var matmul(const Var& a, const Var& b, bool transpose_a = false, bool transpose_
 /// differ.
 Var linear(const Var& x, const Var& weight, const Var& bias = {}, const RoundedLinear& rounded = {},
            const Residual& residual = {});
+
+/// Linear maps of one x without biases, in one product: x (..., in), weights (out_i, in) -> (..., sum of out_i), the
+/// results beside each other in the order of the weights. `rounded`: all weights in bf16, one behind the other, if
+/// there is such a copy. Otherwise as linear().
+Var linear(const Var& x, std::span<const Var> weights, const Tensor& rounded = {});
 
 }  // namespace sinkhorn

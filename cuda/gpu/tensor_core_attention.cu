@@ -77,10 +77,10 @@ struct AttendOnTensorCores {
     }
     FragmentA rounded[d / 16];
     round_to(rounded, rows.sum);
-    store_rows<d>(t, queries, rounded, query_rows(head, y), slot, count);
+    store_rows<d>(t, queries, rounded, result_rows(head, y), slot, count);
     if (!rest) return;
     round_rest_to(rounded, rows.sum);
-    store_rows<d>(t, queries, rounded, query_rows(head, rest), slot, count);
+    store_rows<d>(t, queries, rounded, result_rows(head, rest), slot, count);
   }
 
   // One step of the running softmax.
@@ -212,7 +212,7 @@ struct QueryGradientOnTensorCores {
     };
 
     copy_rows<kRows, kThreads>(t, queries, query_rows(head, in.q), slot, count);
-    copy_rows<kRows, kThreads>(t, flow, query_rows(head, dy), slot, count);
+    copy_rows<kRows, kThreads>(t, flow, result_rows(head, dy), slot, count);
     commit_copies();
     KeySteps ahead{head, u, i0 + kRows};
     bool more = ahead.next();
@@ -354,9 +354,9 @@ struct QueryGradientOnTensorCores {
     const std::int64_t at = std::int64_t(item) * in.length + slot + row;
     float dot = 0, lse = 0;
     if (row < count) {
-      const HeadRows<const bf16> rows_of_y = query_rows(head, y);
+      const HeadRows<const bf16> rows_of_y = result_rows(head, y);
       const std::int64_t from = rows_of_y(slot + row) - rows_of_y.first + column;
-      const bf16 *const high = rows_of_y.first + from, *const low = query_rows(head, rest).first + from;
+      const bf16 *const high = rows_of_y.first + from, *const low = result_rows(head, rest).first + from;
 #pragma unroll
       for (int k = 0; k < d / 2; k += 8) {
         const uint4 words[3] = {*reinterpret_cast<const uint4*>(high + k), *reinterpret_cast<const uint4*>(low + k),
@@ -474,7 +474,7 @@ struct KeyGradientOnTensorCores {
     const auto stage = [&](int s) {
       return Stage{queries.from(s * kStep), flow.from(s * kStep), rows_of_queries + s * kStep};
     };
-    const HeadRows<const bf16> from_q = query_rows(head, in.q), from_dy = query_rows(head, dy);
+    const HeadRows<const bf16> from_q = query_rows(head, in.q), from_dy = result_rows(head, dy);
     const auto copy = [&](int u, int i0, const Stage& stage) {
       const int slot = u * in.bucket + i0, rest = in.bucket - i0;
       copy_rows<kStep, kThreads>(t, stage.queries, from_q, slot, rest);
