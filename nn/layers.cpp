@@ -35,7 +35,12 @@ Var AxialPositions::operator()(const Scope& scope, std::int64_t length) const {
 
 Var FeedForward::piece(const Scope& scope, const Var& x, const Residual& residual) const {
   const Var hidden = w1(scope, x);
-  return w2(scope, scope.dropout(gated ? gated_gelu(hidden) : gelu(hidden), dropout), residual);
+  const Var inside = scope.dropout(gated ? gated_gelu(hidden) : gelu(hidden), dropout);
+  // A reversible chain goes back at once, so that it gains nothing; and on a CPU arithmetic is dearer than memory.
+  if (residual.undo || x.value.device() == Device::cpu) return w2(scope, inside, residual);
+  return w2(scope, inside, residual, [h = hidden.value, gated = gated, p = scope.active(dropout), rng = scope.rng] {
+    return sinkhorn::dropout(gated ? gated_gelu(h) : gelu(h), p, rng).value;
+  });
 }
 
 // A tape keeps the inside of all pieces, so there pieces save nothing; but each draws its own dropout. Without a tape

@@ -175,7 +175,8 @@ Output Linear::forward(Saved& save, Inputs in) const {
       kernels::Linear<T, P>::forward(space, used.sizes, x.data<T>(), used.weight.data<T>(), data_or_null<T>(used.bias),
                                      y.data<T>());
   });
-  save.tensors = {learns(save) ? x : Tensor(), used.weight, x.dtype() != weight.dtype() ? weight : Tensor()};
+  save.tensors = {learns(save) && !x_again ? x : Tensor(), used.weight,
+                  x.dtype() != weight.dtype() ? weight : Tensor()};
   for (const std::size_t k : weights_of(in.size())) save.shapes.push_back(in[k].shape());
   return y;
 }
@@ -183,7 +184,8 @@ Output Linear::forward(Saved& save, Inputs in) const {
 // The gradient of all weights gathers in one product where their places lie behind each other, too; elsewhere it is one
 // new tensor, of which each weight's flow is a part.
 Tensors Linear::backward(const Saved& saved, const Tensor& dy) const {
-  const Tensor &x = saved.tensors[0], &used = saved.tensors[1];
+  const Tensor& used = saved.tensors[1];
+  const Tensor x = learns(saved) && x_again ? x_again() : saved.tensors[0];
   const Tensor& weight = saved.tensors[2] ? saved.tensors[2] : used;
   const std::int64_t out = weight.shape()[0], width = weight.shape()[1];
   const Tensor flow = dy.dtype() == used.dtype() ? dy : dy.to(used.dtype());
@@ -245,9 +247,10 @@ Var matmul(const Var& a, const Var& b, bool transpose_a, bool transpose_b) {
   return apply(ops::Matmul{transpose_a, transpose_b}, {a, b});
 }
 
-Var linear(const Var& x, const Var& weight, const Var& bias, const RoundedLinear& rounded, const Residual& residual) {
+Var linear(const Var& x, const Var& weight, const Var& bias, const RoundedLinear& rounded, const Residual& residual,
+           const Remake& x_again) {
   check("linear", residual);
-  return apply(ops::Linear{rounded, residual.undo, residual.in_place}, {x, weight, bias, residual.onto});
+  return apply(ops::Linear{rounded, residual.undo, residual.in_place, x_again}, {x, weight, bias, residual.onto});
 }
 
 Var linear(const Var& x, std::span<const Var> weights, const Tensor& rounded) {

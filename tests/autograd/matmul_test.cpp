@@ -215,6 +215,23 @@ TEST(Linear, OfSeveralWeightsIsOneProductWhereTheyLie) {
             "linear: weight f32 (2, 5) does not fit below f32 (4, 3)");
 }
 
+TEST(Linear, MakesItsInputAgainInsteadOfKeepingIt) {
+  const Tensor h = random({20, 3}, 1), weight = random({4, 3}, 2), dy = random({20, 4}, 3);
+  const auto run = [&](bool again) {
+    const Tape tape = Tape::record();
+    const Var hidden = tape.leaf(h), w = tape.leaf(weight), x = gelu(hidden);
+    const Var y = linear(x, w, {}, {}, {}, again ? Remake([h] { return gelu(h).value; }) : Remake());
+    const std::size_t kept = tape.nodes().back().kept_bytes;
+    const Gradients gradients = tape.backward(y, dy);
+    return std::tuple(kept, gradients.of(hidden), gradients.of(w));
+  };
+  const auto [kept, of_hidden, of_weight] = run(false);
+  const auto [kept_less, of_hidden_again, of_weight_again] = run(true);
+  EXPECT_EQ(kept - kept_less, h.bytes());
+  EXPECT_TRUE(equal_bits(of_hidden, of_hidden_again));
+  EXPECT_TRUE(equal_bits(of_weight, of_weight_again));
+}
+
 TEST(Linear, RefusesResidualsThatDoNotFit) {
   const Tensor x = random({2, 3}, 1), weight = random({4, 3}, 2);
   EXPECT_EQ(message([&] {
