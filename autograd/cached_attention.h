@@ -39,16 +39,16 @@ struct CachedAttention {
     T* weights;                     // (rows, h, n): of the blocks that the bucket in progress looks at
     std::int32_t* picks;            // (rows, h, n): j < n a null, n + j bucket j
   };
-  /// Adds tokens of q (R, T, H, d) and kv (R, T, 2, H, d), and routes the buckets that the last of them are in. `table`
-  /// (h, 2d, columns) is that of the simple sort net; null: the attention sort net.
-  static void remember(Cpu, const Memory& memory, const Placement& tokens, const T* q, const T* kv, const T* table,
+  /// Adds tokens with queries, keys and values qkv (R, T, 3, H, d), and routes the buckets that the last of them are
+  /// in. `table` (h, 2d, columns) is that of the simple sort net; null: the attention sort net.
+  static void remember(Cpu, const Memory& memory, const Placement& tokens, const T* qkv, const T* table,
                        std::int64_t columns);
-  static void remember(Cuda, const Memory& memory, const Placement& tokens, const T* q, const T* kv, const T* table,
+  static void remember(Cuda, const Memory& memory, const Placement& tokens, const T* qkv, const T* table,
                        std::int64_t columns);
-  /// y (R, H, d): what the last token of each entry sees, for its query in q (R, H, d); null blocks are (h, 1, d).
-  static void attend(Cpu, const Memory& memory, const Placement& tokens, const T* q, const T* null_keys,
+  /// y (R, H, d): what the last token of each entry sees, for its query in qkv (R, 3, H, d); null blocks are (h, 1, d).
+  static void attend(Cpu, const Memory& memory, const Placement& tokens, const T* qkv, const T* null_keys,
                      const T* null_values, T* y);
-  static void attend(Cuda, const Memory& memory, const Placement& tokens, const T* q, const T* null_keys,
+  static void attend(Cuda, const Memory& memory, const Placement& tokens, const T* qkv, const T* null_keys,
                      const T* null_values, T* y);
 };
 

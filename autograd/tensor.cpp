@@ -88,6 +88,19 @@ Tensor Tensor::slice(std::int64_t begin, std::int64_t end) const {
   return result;
 }
 
+Tensor Tensor::adjoining(std::span<const Tensor> parts) {
+  if (parts.empty() || !parts[0] || parts[0].shape_.rank() == 0) return {};
+  Tensor all = parts[0];
+  for (const Tensor& part : parts.subspan(1)) {
+    const bool follows = part.buffer_ == all.buffer_ && part.offset_ == all.offset_ + all.bytes();
+    const bool fits = part.dtype_ == all.dtype_ && part.shape_.rank() == all.shape_.rank() &&
+                      part.shape_.with(0, 0) == all.shape_.with(0, 0);
+    if (!follows || !fits) return {};
+    all.shape_[0] += part.shape_[0];
+  }
+  return all;
+}
+
 Tensor Tensor::clone() const {
   Tensor result = like();
   result.assign(*this);

@@ -87,6 +87,9 @@ class Tensor {
   Tensor reshape(Shape shape) const;
   /// Elements begin .. end-1 of axis 0, sharing the buffer.
   Tensor slice(std::int64_t begin, std::int64_t end) const;
+  /// Tensors that lie behind each other in one buffer as one tensor, one after the other along axis 0: the reverse of
+  /// `slice`. Empty where they do not lie so.
+  static Tensor adjoining(std::span<const Tensor> parts);
   Tensor clone() const;
   /// A copy with every element converted (rounded to nearest).
   Tensor to(DType dtype) const;

@@ -17,6 +17,8 @@ struct AttentionInputs {
         heads(int(in.shape.heads)),
         local(int(in.shape.pattern.local)),
         width(int(in.shape.width)),
+        query_stride(int(in.shape.query_stride())),
+        key_stride(int(in.shape.key_stride())),
         bucket(int(in.shape.pattern.bucket)),
         key_bucket(int(in.shape.pattern.key_bucket)),
         lists(int(in.shape.lists)),
@@ -37,7 +39,9 @@ struct AttentionInputs {
         sorting_stream(in.sorting_bits) {}
 
   // A sequence has fewer than 2^31 tokens, all of them together may have more elements.
-  int length, key_length, buckets, key_buckets, heads, local, width, bucket, key_bucket, lists, n_top, nulls;
+  int length, key_length, buckets, key_buckets, heads, local, width;
+  int query_stride, key_stride;  // elements from a token to the next
+  int bucket, key_bucket, lists, n_top, nulls;
   bool causal, own;
   Global<const T> q, kv;
   Global<const R> weights;
@@ -106,11 +110,16 @@ struct AttentionHead {
     const int rotated = slot + shift;
     return std::int64_t(sequence) * length + (rotated < length ? rotated : rotated - length);
   }
+  // Where the row of a slot begins: in queries or their gradient, in keys (part 0) and values (1) or theirs, and in
+  // results (B, T, H, d) or theirs.
   SINKHORN_DEVICE std::int64_t query_row(int slot) const {
-    return (token(slot, in.length) * in.heads + head) * in.width;
+    return token(slot, in.length) * in.query_stride + head * in.width;
   }
   SINKHORN_DEVICE std::int64_t key_row(int slot, int part) const {
-    return ((token(slot, in.key_length) * 2 + part) * in.heads + head) * in.width;
+    return token(slot, in.key_length) * in.key_stride + (part * in.heads + head) * in.width;
+  }
+  SINKHORN_DEVICE std::int64_t result_row(int slot) const {
+    return (token(slot, in.length) * in.heads + head) * in.width;
   }
 
   // Whether query i of bucket u sees column j of a block: not padding, nor ahead of it. In the last bucket of a rotated

@@ -72,12 +72,19 @@ SINKHORN_DEVICE void load_keys(const Thread& t, const Head<T>& head, const Block
     });
 }
 
-// Queries i0 .. of bucket u, from a tensor of their layout.
+// Queries i0 .. of bucket u, and what belongs to their results.
 template <class T>
-SINKHORN_DEVICE void load_queries(const Thread& t, const Head<T>& head, std::int64_t u, std::int64_t i0,
-                                  Global<const T> x, Real<T> factor, const Tile<Real<T>>& tile) {
-  load<T>(t, tile, head.in.width, x, factor, [&](std::int64_t r) {
+SINKHORN_DEVICE void load_queries(const Thread& t, const Head<T>& head, std::int64_t u, std::int64_t i0, Real<T> factor,
+                                  const Tile<Real<T>>& tile) {
+  load<T>(t, tile, head.in.width, head.in.q, factor, [&](std::int64_t r) {
     return i0 + r < head.in.bucket ? head.query_row(u * head.in.bucket + i0 + r) : std::int64_t(-1);
+  });
+}
+template <class T>
+SINKHORN_DEVICE void load_results(const Thread& t, const Head<T>& head, std::int64_t u, std::int64_t i0,
+                                  Global<const T> x, const Tile<Real<T>>& tile) {
+  load<T>(t, tile, head.in.width, x, 1, [&](std::int64_t r) {
+    return i0 + r < head.in.bucket ? head.result_row(u * head.in.bucket + i0 + r) : std::int64_t(-1);
   });
 }
 
@@ -121,7 +128,7 @@ struct Attend {
       largest[r] = none;
       total[r] = 0;
     }
-    load_queries(t, head, u, i0, in.q, query_scale(in), q);
+    load_queries(t, head, u, i0, query_scale(in), q);
     zero(t, sum, d);
     for (int c = 0; c < head.blocks(); ++c) {
       const Block block = head.block(u, c);
@@ -163,7 +170,7 @@ struct Attend {
     for (std::int64_t at = t.index(); at < kTile * d; at += t.size()) {
       const std::int64_t i = at / d, e = at - i * d;
       if (i0 + i >= in.bucket) continue;
-      const std::int64_t to = head.query_row(u * in.bucket + i0 + i) + e;
+      const std::int64_t to = head.result_row(u * in.bucket + i0 + i) + e;
       const R x = R(sum.at(i, e)) * R(factor[i]);
       y[to] = x;
       if (rest) rest[to] = x - R(T(x));
@@ -212,8 +219,8 @@ struct AttendQueryGradient {
     const Shared<R> null_key = t.shared<R>(d), null_value = t.shared<R>(d);
     const BlockReducer<R> reduce(t);
     R dot_p[kRows], lse[kRows];
-    load_queries(t, head, u, i0, in.q, query_scale(in), q);
-    load_queries(t, head, u, i0, dy, R(1), flow);
+    load_queries(t, head, u, i0, query_scale(in), q);
+    load_results(t, head, u, i0, dy, flow);
     for (std::int64_t e = t.index(); e < d; e += t.size()) {
       null_key[e] = R(0);
       null_value[e] = R(0);
@@ -225,7 +232,7 @@ struct AttendQueryGradient {
       const bool there = i0 + i < in.bucket;
       R part = 0;
       for (std::int64_t e = t.lane(); there && e < d; e += kWarp) {
-        const std::int64_t from = head.query_row(u * in.bucket + i0 + i) + e;
+        const std::int64_t from = head.result_row(u * in.bucket + i0 + i) + e;
         part += R(flow.at(i, e)) * (R(y[from]) + (rest ? R(rest[from]) : R(0)));
       }
       dot_p[r] = reduce_warp(t, part, Plus{});
@@ -316,8 +323,8 @@ struct AttendKeyGradient {
         if (!meets || block.kind == Block::closed || block.kind == Block::null) continue;
         const R w = head.weight(block);
         for (std::int64_t i0 = 0; i0 < in.bucket; i0 += kTile) {
-          load_queries(t, head, u, i0, in.q, query_scale(in), q);
-          load_queries(t, head, u, i0, dy, R(1), flow);
+          load_queries(t, head, u, i0, query_scale(in), q);
+          load_results(t, head, u, i0, dy, flow);
           t.sync();
           for (int r = 0; r < kRows; ++r) {
             const std::int64_t i = t.warp() * kRows + r, slot = item * in.length + u * in.bucket + i0 + i;

@@ -38,7 +38,7 @@ struct AddTokens {
   using R = Real<T>;
   Remembered<T> m;
   Places tokens;
-  Global<const T> q, kv, table;
+  Global<const T> qkv, table;
   std::int64_t columns;         // of the table
   Global<T> scores;             // (entries, h, n + buckets)
   Global<std::int32_t> routed;  // (entries, h)
@@ -53,8 +53,7 @@ struct AddTokens {
     bool is_routed = false;
     for (std::int64_t position = begin; position <= last; ++position) {
       const std::int64_t token = entry * tokens.length + position - begin;
-      const auto k = kv + (token * 2 * s.heads + head) * d, v = k + s.heads * d,
-                 query = q + (token * s.heads + head) * d;
+      const auto query = qkv + (token * 3 * s.heads + head) * d, k = query + s.heads * d, v = k + s.heads * d;
       const std::int64_t slot = position - shift, bucket = slot < 0 ? -1 : slot / s.bucket;
       const std::int64_t cached = ((row * s.heads + head) * s.capacity + position) * d;
       const bool starts = slot >= 0 && slot % s.bucket == 0;
@@ -113,7 +112,7 @@ struct AttendLast {
   Global<const T> keys, values, weights;
   Global<const std::int32_t> picks;
   Places tokens;
-  Global<const T> q, null_keys, null_values;
+  Global<const T> qkv, null_keys, null_values;
   Global<T> y;
   SINKHORN_DEVICE void operator()(Thread& t) const {
     const std::int64_t d = s.width, b = s.bucket, entry = t.block() / s.heads, head = t.block() % s.heads;
@@ -132,7 +131,8 @@ struct AttendLast {
       if (pick < s.n_top) return {null_keys + own * d, null_values + own * d, 1, d, w, R(b), {}};
       return {keys + (cached + begin * d), values + (cached + begin * d), b, d, w, 1, {}};
     };
-    attend_one_query<N, T>(t, chosen + 1, stretch, most(s), d, q + t.block() * d, y + t.block() * d);
+    attend_one_query<N, T>(t, chosen + 1, stretch, most(s), d, qkv + (entry * 3 * s.heads + head) * d,
+                           y + t.block() * d);
   }
   // A local head sees up to two windows, and before the first bucket of a rotated head there is less than one.
   SINKHORN_HD static std::int64_t most(const CacheShape& s) { return (s.n_top + 2) * s.bucket; }
@@ -141,8 +141,8 @@ struct AttendLast {
 }  // namespace
 
 template <class T>
-void CachedAttention<T>::remember(Cuda, const Memory& memory, const Placement& tokens, const T* q, const T* kv,
-                                  const T* table, std::int64_t columns) {
+void CachedAttention<T>::remember(Cuda, const Memory& memory, const Placement& tokens, const T* qkv, const T* table,
+                                  std::int64_t columns) {
   const std::string_view op = "cached_attention";
   const CacheShape& s = memory.shape;
   const std::int64_t items = tokens.count * s.sorting(), choices = s.n_top + s.buckets();
@@ -150,7 +150,7 @@ void CachedAttention<T>::remember(Cuda, const Memory& memory, const Placement& t
   const Tensor weights = workspace({items, s.n_top}, dtype_of<T>), picks = workspace({items, s.n_top}, DType::i32);
   scores.fill(0);
   launch(op, tokens.count * s.heads, threads_for(s.width), 0,
-         AddTokens<T>{Remembered<T>(memory), Places(tokens), q, kv, table, columns, scores.data<T>(),
+         AddTokens<T>{Remembered<T>(memory), Places(tokens), qkv, table, columns, scores.data<T>(),
                       routed.data<std::int32_t>()});
   if (items == 0 || s.n_top == 0) return;
   TopK<T>::forward(Cuda{}, Rows(scores.shape()), s.n_top, Real<T>(memory.temperature), scores.data<T>(), nullptr,
@@ -161,18 +161,18 @@ void CachedAttention<T>::remember(Cuda, const Memory& memory, const Placement& t
 }
 
 template <class T>
-void CachedAttention<T>::attend(Cuda, const Memory& memory, const Placement& tokens, const T* q, const T* null_keys,
+void CachedAttention<T>::attend(Cuda, const Memory& memory, const Placement& tokens, const T* qkv, const T* null_keys,
                                 const T* null_values, T* y) {
   const CacheShape& s = memory.shape;
   const auto attend = [&]<int N>(Width<N>) {
     using Attend = AttendLast<T, N>;
     launch("cached_attention", tokens.count * s.heads, kMaxThreads,
            one_query_bytes<N, Real<T>>(Attend::most(s), s.width),
-           Attend{s, memory.keys, memory.values, memory.weights, memory.picks, Places(tokens), q, null_keys,
+           Attend{s, memory.keys, memory.values, memory.weights, memory.picks, Places(tokens), qkv, null_keys,
                   null_values, y});
   };
   constexpr int kPack = pack_width<T>();
-  if (s.width % kPack == 0 && is_aligned<kPack>(memory.keys, memory.values, q, null_keys, null_values))
+  if (s.width % kPack == 0 && is_aligned<kPack>(memory.keys, memory.values, qkv, null_keys, null_values))
     attend(Width<kPack>{});
   else
     attend(Width<1>{});

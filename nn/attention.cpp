@@ -1,6 +1,7 @@
 #include "nn/attention.h"
 
 #include <algorithm>
+#include <array>
 
 #include "nn/composed_attention.h"
 
@@ -25,6 +26,7 @@ SinkhornAttention::SinkhornAttention(const AttentionOptions& options, Initialize
       to_q(options.dim, options.heads * options.width, false, init),
       to_kv(key_value_projection(options, init)),
       to_out(options.heads * options.width, options.dim, true, init) {
+  if (!options.cross) lay_together(std::array{&to_q.weight, &to_kv->weight}, to_q.weight.value.device());
   const std::int64_t sorting = options.heads - options.local;
   if (is_causal()) {
     null_keys = init.normal({sorting, 1, options.width});
@@ -47,6 +49,11 @@ void SinkhornAttention::check(const AttentionContext& around, std::int64_t batch
   require_whole(c[1], o.key_bucket, "context length", "context_bucket_size");
 }
 
+// Of self-attention: (B, T, D) -> queries, keys and values (B, T, 3, H, d), in one product.
+Var SinkhornAttention::packed(const Scope& scope, const Var& x) const {
+  return reshape(beside(scope, x, to_q, *to_kv), {x.shape()[0], x.shape()[1], 3, options.heads, options.width});
+}
+
 // (B, T, D) -> (B, T, H, d)
 Var SinkhornAttention::queries(const Scope& scope, const Var& x) const {
   return reshape(to_q(scope, x), {x.shape()[0], x.shape()[1], options.heads, options.width});
@@ -58,7 +65,7 @@ Var SinkhornAttention::keys_and_values(const Scope& scope, const Var& source) co
   return reshape(kv, {source.shape()[0], source.shape()[1], 2, options.heads, options.width});
 }
 
-// Attention of all heads: q (B, T, H, d), kv (B, S, 2, H, d) -> (B, T, H, d)
+// Attention of all heads: q (B, T, H, d), kv (B, S, 2, H, d), or all packed in q and no kv -> (B, T, H, d)
 Var SinkhornAttention::heads(const Scope& scope, const Var& q, const Var& kv, const AttentionMasks& masks) const {
   const AttentionOptions& o = options;
   const AttentionPattern seen = pattern();
@@ -92,23 +99,29 @@ Var SinkhornAttention::operator()(const Scope& scope, const Var& x, const Attent
   if (!o.cross) require_whole(x.shape()[1], o.key_bucket, "length", "kv_bucket_size");
   check(around, x.shape()[0]);
   const AttentionMasks masks{around.mask, o.cross ? around.context_mask : around.mask};
-  const Var q = queries(scope, x), kv = keys_and_values(scope, o.cross ? cast(around.context, x.value.dtype()) : x);
-  const Var y = twin ? twin(*this, scope, q, kv, masks) : heads(scope, q, kv, masks);
+  Var q = o.cross ? queries(scope, x) : packed(scope, x), kv;
+  if (o.cross) kv = keys_and_values(scope, cast(around.context, x.value.dtype()));
+  const auto by_twin = [&] {
+    const Shape s = q.shape();
+    if (o.cross) return twin(*this, scope, q, kv, masks);
+    return twin(*this, scope, reshape(slice(q, 2, 0, 1), {s[0], s[1], s[3], s[4]}), slice(q, 2, 1, 3), masks);
+  };
+  const Var y = twin ? by_twin() : heads(scope, q, kv, masks);
   scope.observe("heads", y.value);
   return merge(scope, y, residual);
 }
 
 Var SinkhornAttention::operator()(const Scope& scope, const Var& x, const LayerCache& cache, const NewTokens& tokens,
                                   const Residual& residual) const {
+  if (const auto* past = std::get_if<AttentionCache>(&cache)) {
+    const Var qkv = packed(scope, x);
+    past->remember(tokens, qkv.value, causal_sort_net.linear.value);
+    if (x.shape()[1] > 1) return merge(scope, heads(scope, qkv, {}, {}), residual);
+    return merge(scope, past->attend(tokens, qkv.value, null_keys.value, null_values.value), residual);
+  }
   const Var q = queries(scope, x);
   const Shape s = q.shape();
   const Tensor newest = q.value.reshape({s[0] * s[1], s[2], s[3]});
-  if (const auto* past = std::get_if<AttentionCache>(&cache)) {
-    const Var kv = keys_and_values(scope, x);
-    past->remember(tokens, q.value, kv.value, causal_sort_net.linear.value);
-    if (s[1] > 1) return merge(scope, heads(scope, q, kv, {}), residual);
-    return merge(scope, past->attend(tokens, newest, null_keys.value, null_values.value).reshape(s), residual);
-  }
   const auto& context = std::get<CrossAttentionCache>(cache);
   context.remember(tokens, q.value);
   if (s[1] > 1) return merge(scope, heads(scope, q, context.kv(tokens), {{}, context.mask(tokens)}), residual);

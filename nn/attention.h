@@ -38,7 +38,8 @@ struct AttentionContext {
 using LayerCache = std::variant<AttentionCache, CrossAttentionCache>;
 
 struct SinkhornAttention;
-/// Computes the heads' outputs (B, T, H, d) of a layer in its place: for lessons and for checks of checks.
+/// Computes the heads' outputs (B, T, H, d) of a layer in its place, from q (B, T, H, d) and kv (B, S, 2, H, d): for
+/// lessons and for checks of checks.
 using AttentionTwin = std::function<Var(const SinkhornAttention& layer, const Scope& scope, const Var& q, const Var& kv,
                                         const AttentionMasks& masks)>;
 
@@ -85,6 +86,7 @@ struct SinkhornAttention {
   AttentionTwin twin = {};
 
  private:
+  Var packed(const Scope& scope, const Var& x) const;
   Var queries(const Scope& scope, const Var& x) const;
   Var keys_and_values(const Scope& scope, const Var& source) const;
   Var heads(const Scope& scope, const Var& q, const Var& kv, const AttentionMasks& masks) const;

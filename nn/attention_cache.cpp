@@ -29,31 +29,32 @@ typename kernels::CachedAttention<T>::Memory AttentionCache::memory() const {
           picks_.data<std::int32_t>()};
 }
 
-void AttentionCache::remember(const NewTokens& tokens, const Tensor& q, const Tensor& kv, const Tensor& table) const {
+void AttentionCache::remember(const NewTokens& tokens, const Tensor& qkv, const Tensor& table) const {
   const CacheShape& s = shape_;
-  const std::int64_t count = tokens.rows.count(), length = q.shape().rank() == 4 ? q.shape()[1] : 0;
-  if (q.shape() != Shape{count, length, s.heads, s.width} || kv.shape() != Shape{count, length, 2, s.heads, s.width})
-    fail("attention cache: expected q (R, T, H, d) and kv (R, T, 2, H, d) of ", count, " entries, ", s.heads,
-         " heads and width ", s.width, ", got ", q.shape(), " and ", kv.shape());
+  const std::int64_t count = tokens.rows.count(), length = qkv.shape().rank() == 5 ? qkv.shape()[1] : 0;
+  if (qkv.shape() != Shape{count, length, 3, s.heads, s.width})
+    fail("attention cache: expected qkv (R, T, 3, H, d) of ", count, " entries, ", s.heads, " heads and width ",
+         s.width, ", got ", qkv.shape());
   const std::int64_t columns = table ? table.shape()[3] : 0;
   if (table && columns < s.n_top + s.buckets() - 1)
     fail("attention cache: ", s.buckets(), " buckets exceed the table ", table.shape(), " of the simple sort net");
-  const NewTokens there = tokens.to(q.device());
-  dispatch(q, [&]<class T>(auto space) {
-    kernels::CachedAttention<T>::remember(space, memory<T>(), there.placed(length), q.data<T>(), kv.data<T>(),
+  const NewTokens there = tokens.to(qkv.device());
+  dispatch(qkv, [&]<class T>(auto space) {
+    kernels::CachedAttention<T>::remember(space, memory<T>(), there.placed(length), qkv.data<T>(),
                                           table ? table.data<T>() : nullptr, columns);
   });
 }
 
-Tensor AttentionCache::attend(const NewTokens& tokens, const Tensor& q, const Tensor& null_keys,
+Tensor AttentionCache::attend(const NewTokens& tokens, const Tensor& qkv, const Tensor& null_keys,
                               const Tensor& null_values) const {
   const CacheShape& s = shape_;
-  if (q.shape() != Shape{tokens.rows.count(), s.heads, s.width})
-    fail("attention cache: expected q (R, H, d) = ", Shape{tokens.rows.count(), s.heads, s.width}, ", got ", q.shape());
-  Tensor y = q.like();
-  const NewTokens there = tokens.to(q.device());
-  dispatch(q, [&]<class T>(auto space) {
-    kernels::CachedAttention<T>::attend(space, memory<T>(), there.placed(1), q.data<T>(), null_keys.data<T>(),
+  const Shape expected{tokens.rows.count(), 1, 3, s.heads, s.width};
+  if (qkv.shape() != expected)
+    fail("attention cache: expected qkv (R, 1, 3, H, d) = ", expected, ", got ", qkv.shape());
+  Tensor y = qkv.like({expected[0], 1, s.heads, s.width});
+  const NewTokens there = tokens.to(qkv.device());
+  dispatch(qkv, [&]<class T>(auto space) {
+    kernels::CachedAttention<T>::attend(space, memory<T>(), there.placed(1), qkv.data<T>(), null_keys.data<T>(),
                                         null_values.data<T>(), y.data<T>());
   });
   return y;

@@ -22,11 +22,12 @@ class AttentionCache {
  public:
   AttentionCache(const CacheShape& shape, double temperature, DType dtype, Device device);
 
-  /// Adds the tokens of q (R, T, H, d) and kv (R, T, 2, H, d). `table` (1, h, 2d, columns): that of the simple sort
-  /// net, if it is the one.
-  void remember(const NewTokens& tokens, const Tensor& q, const Tensor& kv, const Tensor& table) const;
-  /// (R, H, d): the attention of the last token of each entry, with its query in q (R, H, d) and null blocks (h, 1, d).
-  Tensor attend(const NewTokens& tokens, const Tensor& q, const Tensor& null_keys, const Tensor& null_values) const;
+  /// Adds tokens with queries, keys and values qkv (R, T, 3, H, d). `table` (1, h, 2d, columns): that of the simple
+  /// sort net, if it is the one.
+  void remember(const NewTokens& tokens, const Tensor& qkv, const Tensor& table) const;
+  /// (R, 1, H, d): the attention of the last token of each entry, with its query in qkv (R, 1, 3, H, d) and null blocks
+  /// (h, 1, d).
+  Tensor attend(const NewTokens& tokens, const Tensor& qkv, const Tensor& null_keys, const Tensor& null_values) const;
 
  private:
   template <class T>

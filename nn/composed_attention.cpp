@@ -12,18 +12,20 @@ Var by_head(const Var& x) { return permute(x, {0, 2, 1, 3}); }
 
 // One layer's heads and masks: q (B, H, T, d), k and v (B, H, S, d), masks (B, T) and (B, S).
 struct Heads {
-  Heads(const Var& packed_q, const Var& packed_kv, const AttentionMasks& masks) : q(by_head(packed_q)) {
-    const Shape s = packed_kv.shape();  // (B, S, 2, H, d)
-    auto part = [&](std::int64_t i) {
-      return by_head(reshape(slice(packed_kv, 2, i, i + 1), {s[0], s[1], s[3], s[4]}));
-    };
-    const Device device = packed_q.value.device();
+  // As they are projected: (B, T, H, d) and (B, S, 2, H, d), or (B, T, 3, H, d) and nothing.
+  Heads(const Var& queries, const Var& keys_and_values, const AttentionMasks& masks) {
+    const bool packed = !keys_and_values.value;
+    const Var& all = packed ? queries : keys_and_values;
+    const Shape s = all.shape();
+    auto part = [&](std::int64_t i) { return by_head(reshape(slice(all, 2, i, i + 1), {s[0], s[1], s[3], s[4]})); };
+    const Device device = queries.value.device();
     auto or_all = [device](const Tensor& mask, Shape shape) {
       return mask ? mask.to(device) : Tensor::full(shape, 1, DType::boolean, device);
     };
-    k = part(0);
-    v = part(1);
-    query_is_real = or_all(masks.queries, {s[0], packed_q.shape()[1]});
+    q = packed ? part(0) : by_head(queries);
+    k = part(packed ? 1 : 0);
+    v = part(packed ? 2 : 1);
+    query_is_real = or_all(masks.queries, {s[0], queries.shape()[1]});
     key_is_real = or_all(masks.keys, {s[0], s[1]});
   }
   Var q, k, v;
@@ -178,7 +180,7 @@ Var attention(const Var& q, const Var& kv, const AttentionPattern& pattern, cons
   const Heads heads(q, kv, masks);
   std::vector<Var> outputs;
   if (pattern.local > 0) outputs.push_back(local_heads(heads, pattern, dropout));
-  if (pattern.local < q.shape()[2]) {
+  if (pattern.local < q.shape()[-2]) {
     const SortingHeads sorting(heads, pattern);
     outputs.push_back(attend_to_sorted(sorting, sort(sorting), dropout));
   }

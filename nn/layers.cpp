@@ -1,8 +1,14 @@
 #include "nn/layers.h"
 
 #include <algorithm>
+#include <tuple>
 
 namespace sinkhorn {
+
+Var beside(const Scope& scope, const Var& x, const Linear& first, const Linear& second) {
+  const Var weights[] = {scope.leaf(first.weight), scope.leaf(second.weight)};
+  return linear(x, weights, Tensor::adjoining(std::array{first.weight.rounded, second.weight.rounded}));
+}
 
 AxialPositions::AxialPositions(std::int64_t buckets, std::int64_t bucket, std::int64_t width,
                                std::array<std::int64_t, 2> axial_dims, double stddev, Initializer& init)
@@ -29,8 +35,21 @@ Var AxialPositions::operator()(const Scope& scope, std::int64_t length) const {
 }
 
 Var FeedForward::piece(const Scope& scope, const Var& x, const Residual& residual) const {
-  const Var inside = gated ? gated_gelu(w1(scope, x)) : w1.gelu(scope, x);
-  return w2(scope, scope.dropout(inside, dropout), residual);
+  Var inside;
+  Tensor hidden;
+  if (gated) {
+    const Var h = w1(scope, x);
+    inside = gated_gelu(h);
+    hidden = h.value;
+  } else {
+    std::tie(inside, hidden) = w1.gelu(scope, x);
+  }
+  inside = scope.dropout(inside, dropout);
+  // A reversible chain goes back at once, so that it gains nothing; and on a CPU arithmetic is dearer than memory.
+  if (!hidden || residual.undo || x.value.device() == Device::cpu) return w2(scope, inside, residual);
+  return w2(scope, inside, residual, [hidden, gated = gated, p = scope.active(dropout), rng = scope.rng] {
+    return sinkhorn::dropout(gated ? gated_gelu(hidden) : gelu(hidden), p, rng).value;
+  });
 }
 
 // A tape keeps the inside of all pieces, so there pieces save nothing; but each draws its own dropout. Without a tape

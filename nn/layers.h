@@ -11,13 +11,16 @@ struct Linear {
   Linear(std::int64_t in, std::int64_t out, bool has_bias, Initializer& init)
       : weight(init.linear({out, in}, in)), bias(has_bias ? init.linear({out}, in, false) : Parameter()) {}
 
-  Var operator()(const Scope& scope, const Var& x, const Residual& residual = {}) const {
+  Var operator()(const Scope& scope, const Var& x, const Residual& residual = {}, const Remake& x_again = {}) const {
     return linear(x, scope.leaf(weight), bias.value ? scope.leaf(bias) : Var(), {weight.rounded, bias.rounded},
-                  residual);
+                  residual, x_again);
   }
-  /// gelu(y)
-  Var gelu(const Scope& scope, const Var& x) const {
-    return linear_gelu(x, scope.leaf(weight), bias.value ? scope.leaf(bias) : Var(), {weight.rounded, bias.rounded});
+  /// gelu(y), and y, which a tape keeps; without one it is empty.
+  std::pair<Var, Tensor> gelu(const Scope& scope, const Var& x) const {
+    const auto [result, others] =
+        apply_all(ops::LinearGelu{{weight.rounded, bias.rounded}},
+                  {x, scope.leaf(weight), bias.value ? scope.leaf(bias) : Var()});
+    return {result, others[0]};
   }
   template <class See>
   void visit(See&& see) {
@@ -27,6 +30,10 @@ struct Linear {
 
   Parameter weight, bias;
 };
+
+/// Two linear maps of one input, without biases, as one product: (..., in) -> (..., out of both), the first's before
+/// the second's. Nothing is copied where the weights lie behind each other (lay_together, FlatParameters).
+Var beside(const Scope& scope, const Var& x, const Linear& first, const Linear& second);
 
 /// LayerNorm over the last axis, eps 1e-5; written in the type that the scope computes in.
 struct LayerNorm {
@@ -84,7 +91,8 @@ struct AxialPositions {
 /// not kept for backward it is computed in `chunks` pieces of the tokens (behaviour 2.11), on a GPU of `least_piece` or
 /// more, which fill it; so, too, where each piece draws dropout, which must not depend on the device. 0 chunks is one
 /// piece, too, but not the published package's chunk wrapper, which its parameters' names tell of. A reversible chain
-/// also goes back in pieces, of `tokens_at_once`.
+/// also goes back in pieces, of `tokens_at_once`. On a GPU a tape that lasts keeps W1 x + b1 alone and makes its GELU
+/// again.
 struct FeedForward {
   FeedForward(std::int64_t dim, bool gated, double dropout, std::int64_t chunks, Initializer& init)
       : w1(dim, 4 * dim * (gated ? 2 : 1), true, init),

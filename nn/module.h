@@ -4,6 +4,7 @@
 #include <cmath>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -121,14 +122,19 @@ void for_each_parameter(Module& module, Use&& use, const std::string& prefix = "
   });
 }
 
-/// Moves the parameters of a module to a device.
+/// Lays values of one type behind each other into one buffer on a device, in their order.
+void lay_together(std::span<Parameter* const> parameters, Device device);
+
+/// Moves the parameters of a module to a device: their values into one buffer there.
 template <class Module>
 void move_to(Device device, Module& module) {
+  std::vector<Parameter*> elsewhere;
   for_each_parameter(module, [&](const std::string&, Parameter& parameter) {
-    parameter.value = parameter.value.to(device);
+    if (parameter.value.device() != device) elsewhere.push_back(&parameter);
     if (parameter.gradient) parameter.gradient = parameter.gradient.to(device);
     if (parameter.rounded) parameter.rounded = parameter.rounded.to(device);
   });
+  lay_together(elsewhere, device);
 }
 
 template <class Module>

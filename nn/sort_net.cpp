@@ -24,6 +24,16 @@ TopK chosen_once(const Scope& scope, Choose choose) {
   return chosen;
 }
 
+// Keys and values, and which part of them the keys are: queries come first where all are packed.
+struct Keys {
+  Keys(const Var& q, const Var& kv) : packed(kv.value ? kv : q), part(kv.value ? 0 : 1) {}
+  Var summary(Summary kind, std::int64_t bucket, std::int64_t local, const Tensor& mask, bool rotates = true) const {
+    return bucket_summary(packed, kind, bucket, local, part, mask, rotates);
+  }
+  const Var& packed;
+  std::int64_t part;
+};
+
 // Whether scores are looked at one tile after the other.
 bool streams(const Scope& scope, bool is_simple, bool composed, std::int64_t n_top) {
   return !is_simple && !composed && !scope.observer && n_top <= kMostStreamedPicks;
@@ -44,17 +54,16 @@ Tensor causal_choices(std::int64_t batch, std::int64_t heads, std::int64_t bucke
 
 Var CausalSortNet::scores(const Scope& scope, const Var& q, const Var& kv, std::int64_t bucket, std::int64_t local,
                           std::int64_t n_top, const Tensor& mask) const {
-  auto summary = [&](Summary kind, bool keys) {
-    return keys ? bucket_summary(kv, kind, bucket, local, 0, mask) : bucket_summary(q, kind, bucket, local, 0, mask);
-  };
+  auto of_keys = [&](Summary kind) { return Keys(q, kv).summary(kind, bucket, local, mask); };
   if (!linear.value) {
-    const Var queries = summary(Summary::mean_at_first, false), keys = summary(Summary::sum_of_means, true);
+    const Var queries = bucket_summary(q, Summary::mean_at_first, bucket, local, 0, mask),
+              keys = of_keys(Summary::sum_of_means);
     const Shape s = keys.shape();  // (B, h, N, d)
     const Var real = scale(matmul(queries, keys, false, true), 1 / std::sqrt(double(s[3])));
     const Var nulls = Tensor::zeros({s[0], s[1], s[2], n_top}, real.value.dtype(), real.value.device());
     return concat({nulls, real}, -1);
   }
-  const Var seen = concat({summary(Summary::mean_at_first, true), summary(Summary::value_at_first, true)}, -1);
+  const Var seen = concat({of_keys(Summary::mean_at_first), of_keys(Summary::value_at_first)}, -1);
   const Shape s = seen.shape();  // (B, h, N, 2d)
   const Shape table = linear.value.shape();
   if (n_top + s[2] > table[3])
@@ -66,16 +75,16 @@ Var CausalSortNet::scores(const Scope& scope, const Var& q, const Var& kv, std::
 Routing CausalSortNet::operator()(const Scope& scope, const Var& q, const Var& kv, std::int64_t bucket,
                                   std::int64_t local, std::int64_t n_top, double temperature, const Tensor& mask,
                                   bool composed) const {
-  const Shape s = q.shape();  // (B, T, H, d)
+  const Shape s = q.shape();  // (B, T, H, d) or (B, T, 3, H, d)
   if (streams(scope, bool(linear.value), composed, n_top)) {
     const BucketScores seen{bucket_summary(q, Summary::mean_at_first, bucket, local, 0, mask),
-                            bucket_summary(kv, Summary::sum_of_means, bucket, local, 0, mask),
+                            Keys(q, kv).summary(Summary::sum_of_means, bucket, local, mask),
                             rotated_buckets_with_tokens(mask, bucket, q.value.device())};
     TopK chosen =
         chosen_once(scope, [&](const Tensor& picks) { return route_buckets(seen, n_top, temperature, picks); });
     return {chosen.weights, chosen.picks};
   }
-  const Tensor allowed = causal_choices(s[0], s[2] - local, s[1] / bucket, bucket, n_top, mask, q.value.device());
+  const Tensor allowed = causal_choices(s[0], s[-2] - local, s[1] / bucket, bucket, n_top, mask, q.value.device());
   const Var open =
       mask_fill(scores(scope, q, kv, bucket, local, n_top, mask), allowed, -std::numeric_limits<double>::infinity());
   TopK chosen = chosen_once(scope, [&](const Tensor& picks) { return top_k(open, n_top, temperature, picks); });
@@ -111,7 +120,7 @@ BucketScores SortNet::compared(const Var& q, const Var& kv, const SortOptions& o
   return {
       bucket_summary(q, o.causal_queries ? Summary::mean_at_first : Summary::mean,
                      one_row ? std::max<std::int64_t>(q.shape()[1], 1) : p.bucket, p.local, 0, masks.queries, false),
-      bucket_summary(kv, Summary::mean, p.key_bucket, p.local, 0, masks.keys, false),
+      Keys(q, kv).summary(Summary::mean, p.key_bucket, p.local, masks.keys, false),
       {},
       false};
 }
@@ -124,7 +133,7 @@ Var SortNet::scores(const Scope& scope, const Var& q, const Var& kv, const SortO
   }
   const AttentionPattern& p = o.pattern;
   const Var seen = concat({bucket_summary(q, Summary::sum, p.bucket, p.local, 0, masks.queries, false),
-                           bucket_summary(kv, Summary::sum, p.key_bucket, p.local, 0, masks.keys, false)},
+                           Keys(q, kv).summary(Summary::sum, p.key_bucket, p.local, masks.keys, false)},
                           -1);
   const Shape s = seen.shape(), table = linear.value.shape();  // (B, h, N, 2d), (1, h, 2d, M)
   if (s[2] != table[3])
@@ -137,11 +146,12 @@ Routing SortNet::route(const Scope& scope, const Var& q, const Var& kv, const So
                        const AttentionMasks& masks) const {
   const bool one_row = o.sortcut > 0 && !linear.value;  // SortCut picks once, for the whole sequence
   // Without key buckets there is one pick, and it finds nothing to choose.
-  const std::int64_t batch = kv.shape()[0], buckets = kv.shape()[1] / o.pattern.key_bucket,
+  const Shape keys = Keys(q, kv).packed.shape();
+  const std::int64_t batch = keys[0], buckets = keys[1] / o.pattern.key_bucket,
                      most = std::max<std::int64_t>(buckets, 1), shared = std::min(o.sortcut, most),
                      n = one_row ? shared : std::min(o.n_top, most);
   const auto open = [&](Shape shape) {
-    return buckets_with_tokens(batch, kv.shape()[1], o.pattern.key_bucket, masks.keys, kv.value.device())
+    return buckets_with_tokens(batch, keys[1], o.pattern.key_bucket, masks.keys, q.value.device())
         .reshape(shape);
   };
   if (streams(scope, bool(linear.value), o.composed, n)) {
@@ -169,7 +179,8 @@ Var SortNet::sorting_matrix(const Scope& scope, const Var& q, const Var& kv, con
   scope.observe("log_scores", log_scores.value);
   if (const Tensor noise = scope.split(2).gumbel({s[0] * s[1], s[2], s[3]}, raw.value.dtype(), raw.value.device()))
     log_scores = add(log_scores, noise.reshape(s));
-  const Tensor open = buckets_with_tokens(s[0], kv.shape()[1], o.pattern.key_bucket, masks.keys, raw.value.device());
+  const std::int64_t key_length = Keys(q, kv).packed.shape()[1];
+  const Tensor open = buckets_with_tokens(s[0], key_length, o.pattern.key_bucket, masks.keys, raw.value.device());
   scope.observe("open", open);
   const Var matrix = sinkhorn(scale(log_scores, 1 / o.temperature), open.reshape({s[0], 1, s[3]}), o.iterations);
   scope.observe("sorting_matrix", matrix.value);

@@ -15,9 +15,10 @@ struct CausalSortNet {
     return {init.normal({1, heads, 2 * width, max_buckets + n_top}, 1, true)};
   }
 
-  /// Routing of the heads from `local` on, from packed q (B, T, H, d) and kv (B, T, 2, H, d). Column j < n is a null, n
-  /// + j key bucket j; a query bucket u may choose any null and the buckets before u that hold a real token. The
-  /// sequence of the second half of the heads is rotated left by bucket - 1. `mask` (B, T) bool: true = real.
+  /// Routing of the heads from `local` on, from q (B, T, H, d) and kv (B, T, 2, H, d), or from both packed in q
+  /// (B, T, 3, H, d) with no kv. Column j < n is a null, n + j key bucket j; a query bucket u may choose any null and
+  /// the buckets before u that hold a real token. The sequence of the second half of the heads is rotated left by
+  /// bucket - 1. `mask` (B, T) bool: true = real.
   Routing operator()(const Scope& scope, const Var& q, const Var& kv, std::int64_t bucket, std::int64_t local,
                      std::int64_t n_top, double temperature, const Tensor& mask, bool composed = false) const;
 
@@ -55,7 +56,7 @@ struct SortNet {
   }
 
   /// Top-k: min(n_top, M) key buckets for each query bucket, (B, h, N, n); with SortCut one list of min(sortcut, M) for
-  /// all, (B, h, 1, k). From q (B, T, H, d) and kv (B, S, 2, H, d).
+  /// all, (B, h, 1, k). From q (B, T, H, d) and kv (B, S, 2, H, d), or packed as above.
   Routing route(const Scope& scope, const Var& q, const Var& kv, const SortOptions& options,
                 const AttentionMasks& masks) const;
   /// Gumbel-Sinkhorn: the sorting matrix (B, h, N, M), with SortCut its first min(sortcut, M, N) rows. Columns sum to

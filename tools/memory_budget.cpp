@@ -70,13 +70,11 @@ class Step {
     const std::int64_t n = tokens_ * heads_width_, per_head = batch_ * m_.heads * length_;
     add(lines, "normalised input", "(B, T, D)", tokens_ * m_.dim, activation());
     add(lines, "mean, 1 / deviation", "2 x (B, T)", tokens_, kFull, 2);
-    add(lines, "queries", "(B, T, H, d)", n, activation());
-    add(lines, "keys and values", "(B, T, 2, H, d)", 2 * n, activation());
+    add(lines, "queries, keys and values", "(B, T, 3, H, d)", 3 * n, activation());
     add(lines, "result", "(B, T, H, d)", n, activation());
     if (is_mixed_) add(lines, "what rounding took from it", "(B, T, H, d)", n, activation());
     add(lines, "gradient of the result", "(B, T, H, d)", n, activation());
-    add(lines, "gradient of queries", "(B, T, H, d)", n, activation());
-    add(lines, "gradient of keys and values", "(B, T, 2, H, d)", 2 * n, activation());
+    add(lines, "gradient of queries, keys and values", "(B, T, 3, H, d)", 3 * n, activation());
     add(lines, "log-sum-exp", "(B, H, T)", per_head, kFull);
     const std::int64_t sorting = m_.sinkhorn_heads(), buckets = length_ / m_.bucket_size;
     const std::int64_t rows = batch_ * sorting * buckets;

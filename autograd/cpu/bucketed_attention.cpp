@@ -59,9 +59,9 @@ class Head {
         shift_(is_local_ ? 0 : s_.shift(sorting_head_)),
         columns_(is_local_ ? b_ * (pattern_.causal ? 2 : 3) : s_.n_top * pattern_.key_bucket + (pattern_.own ? b_ : 0)),
         w_(Workspace<R>::of_this_thread()) {
-    load(in.q, s_.length, 1, 0, w_.q);
-    load(in.kv, s_.key_length, 2, 0, w_.k);
-    load(in.kv, s_.key_length, 2, 1, w_.v);
+    load(in.q, s_.length, s_.query_stride(), w_.q);
+    load(in.kv, s_.key_length, s_.key_stride(), w_.k);
+    load(in.kv + s_.heads * d_, s_.key_length, s_.key_stride(), w_.v);
     for (R& x : w_.q) x *= scale();
     if (!is_local_ && s_.nulls() > 0) {
       null_key_.assign(in.null_keys + sorting_head_ * d_, in.null_keys + (sorting_head_ + 1) * d_);
@@ -83,21 +83,21 @@ class Head {
       for (const Block& part : stretches_)
         accumulate(weight(part), &tile[part.at], w_.v, null_value_, part, &out[u * b_ * d_]);
     }
-    store(out, to.y, s_.length, 1, 0);
+    store(out, to.y, s_.length, s_.heads * d_);
     if (!to.rest) return;
     for (R& x : out) x -= R(T(x));
-    store(out, to.rest, s_.length, 1, 0);
+    store(out, to.rest, s_.length, s_.heads * d_);
   }
 
   // Writes this head's parts of dq, dkv and dweights, and its share of the null gradients, one row each.
   void backward(const Results& of, const T* dy, const Flows& d, R* d_null_key, R* d_null_value) {
     const R* const log_sum_exp = of.log_sum_exp + (sequence_ * s_.heads + head_) * s_.length;
-    load(of.y, s_.length, 1, 0, w_.out);
+    load(of.y, s_.length, s_.heads * d_, w_.out);
     if (of.rest) {
-      load(of.rest, s_.length, 1, 0, w_.dq);
+      load(of.rest, s_.length, s_.heads * d_, w_.dq);
       for (std::size_t k = 0; k < w_.out.size(); ++k) w_.out[k] += w_.dq[k];
     }
-    load(dy, s_.length, 1, 0, w_.dy);
+    load(dy, s_.length, s_.heads * d_, w_.dy);
     Rows &dq = w_.dq, &dk = w_.dk, &dv = w_.dv, &qk = w_.qk, &dyv = w_.dyv, &p = w_.p, &ds = w_.ds, &dw = w_.dweights;
     dq.assign(w_.q.size(), R(0));
     for (Rows* sum : {&dk, &dv}) sum->assign(w_.k.size(), R(0));
@@ -127,9 +127,9 @@ class Head {
       }
     }
     for (R& x : dq) x *= scale();
-    store(dq, d.q, s_.length, 1, 0);
-    store(dk, d.kv, s_.key_length, 2, 0);
-    store(dv, d.kv, s_.key_length, 2, 1);
+    store(dq, d.q, s_.length, s_.query_stride());
+    store(dk, d.kv, s_.key_length, s_.key_stride());
+    store(dv, d.kv + s_.heads * d_, s_.key_length, s_.key_stride());
     for (std::int64_t i = 0; i < choices; ++i) d.weights[first_choice + i] = dw[i];
   }
 
@@ -145,20 +145,17 @@ class Head {
   bool is_real_query(std::int64_t slot) const { return !in_.mask || in_.mask[token(slot, s_.length)]; }
   bool is_real_key(std::int64_t slot) const { return !in_.key_mask || in_.key_mask[token(slot, s_.key_length)]; }
 
-  // The row of a slot in a tensor (B, length, parts, H, d).
-  std::int64_t row(std::int64_t slot, std::int64_t length, std::int64_t parts, std::int64_t part) const {
-    return ((token(slot, length) * parts + part) * s_.heads + head_) * d_;
-  }
-  void load(const T* x, std::int64_t length, std::int64_t parts, std::int64_t part, Rows& rows) const {
+  // Rows of this head, in the order of slots; in x those of a token, (H, d), lie `stride` elements from the next.
+  void load(const T* x, std::int64_t length, std::int64_t stride, Rows& rows) const {
     rows.resize(length * d_);
     for (std::int64_t slot = 0; slot < length; ++slot) {
-      const T* from = x + row(slot, length, parts, part);
+      const T* from = x + token(slot, length) * stride + head_ * d_;
       std::copy(from, from + d_, &rows[slot * d_]);
     }
   }
-  void store(const Rows& rows, T* x, std::int64_t length, std::int64_t parts, std::int64_t part) const {
+  void store(const Rows& rows, T* x, std::int64_t length, std::int64_t stride) const {
     for (std::int64_t slot = 0; slot < length; ++slot)
-      std::copy(&rows[slot * d_], &rows[slot * d_] + d_, x + row(slot, length, parts, part));
+      std::copy(&rows[slot * d_], &rows[slot * d_] + d_, x + token(slot, length) * stride + head_ * d_);
   }
   // The first choice of a row of routing.
   std::int64_t choice_of(std::int64_t list) const {

@@ -114,8 +114,8 @@ class Head {
 }  // namespace
 
 template <class T>
-void CachedAttention<T>::remember(Cpu, const Memory& memory, const Placement& tokens, const T* q, const T* kv,
-                                  const T* table, std::int64_t columns) {
+void CachedAttention<T>::remember(Cpu, const Memory& memory, const Placement& tokens, const T* qkv, const T* table,
+                                  std::int64_t columns) {
   const CacheShape& s = memory.shape;
   parallel_for(tokens.count * s.heads, grain_for(8 * tokens.length * s.width),
                [&](std::int64_t begin, std::int64_t end) {
@@ -125,16 +125,16 @@ void CachedAttention<T>::remember(Cpu, const Memory& memory, const Placement& to
                    const std::int64_t first = tokens.begin[entry], length = tokens.lengths[entry];
                    for (std::int64_t t = 0; t < length; ++t) {
                      const std::int64_t token = entry * tokens.length + t;
-                     const T* const k = kv + (token * 2 * s.heads + head) * s.width;
-                     one.add(first + t, first + length - 1, q + (token * s.heads + head) * s.width, k,
-                             k + s.heads * s.width, table, columns);
+                     const T* const q = qkv + (token * 3 * s.heads + head) * s.width;
+                     const T *const k = q + s.heads * s.width, *const v = k + s.heads * s.width;
+                     one.add(first + t, first + length - 1, q, k, v, table, columns);
                    }
                  }
                });
 }
 
 template <class T>
-void CachedAttention<T>::attend(Cpu, const Memory& memory, const Placement& tokens, const T* q, const T* null_keys,
+void CachedAttention<T>::attend(Cpu, const Memory& memory, const Placement& tokens, const T* qkv, const T* null_keys,
                                 const T* null_values, T* y) {
   const CacheShape& s = memory.shape;
   parallel_for(tokens.count * s.heads, grain_for(2 * (s.n_top + 1) * s.bucket * s.width),
@@ -143,8 +143,9 @@ void CachedAttention<T>::attend(Cpu, const Memory& memory, const Placement& toke
                    const std::int64_t entry = item / s.heads, head = item % s.heads;
                    const std::int64_t null = std::max<std::int64_t>(head - s.local, 0) * s.width;
                    Head<T>(memory, tokens.rows[entry], head)
-                       .attend(tokens.begin[entry] + tokens.lengths[entry] - 1, q + item * s.width, null_keys + null,
-                               null_values + null, y + item * s.width);
+                       .attend(tokens.begin[entry] + tokens.lengths[entry] - 1,
+                               qkv + (entry * 3 * s.heads + head) * s.width, null_keys + null, null_values + null,
+                               y + item * s.width);
                  }
                });
 }

@@ -27,11 +27,14 @@ void check_pattern(const AttentionPattern& p, std::int64_t length, std::int64_t 
 
 AttentionShape attention_shape(Inputs in, const AttentionPattern& pattern) {
   const Shape &q = in[kQ].shape(), &kv = in[kKv].shape();
-  if (q.rank() != 4 || kv.rank() != 5 || kv != Shape{q[0], kv[1], 2, q[2], q[3]})
-    fail("bucketed_attention: expected q (B, T, H, d) and kv (B, S, 2, H, d), got ", q, " and ", kv);
-  check_pattern(pattern, q[1], kv[1], q[2]);
+  const bool packed = !in[kKv];
+  if (packed ? q.rank() != 5 || q[2] != 3 : q.rank() != 4 || kv.rank() != 5 || kv != Shape{q[0], kv[1], 2, q[2], q[3]})
+    fail("bucketed_attention: expected q (B, T, H, d) and kv (B, S, 2, H, d), or all packed (B, T, 3, H, d), got ", q,
+         " and ", kv);
+  const std::int64_t key_length = packed ? q[1] : kv[1];
+  check_pattern(pattern, q[1], key_length, q[-2]);
   const Shape &weights = in[kWeights].shape(), &picks = in[kPicks].shape();
-  AttentionShape s{pattern, q[0], q[1], kv[1], q[2], q[3], 0, 0};
+  AttentionShape s{pattern, q[0], q[1], key_length, q[-2], q[-1], 0, 0, packed};
   if (weights.rank() == 4) {
     s.lists = weights[2];
     s.n_top = weights[3];
@@ -53,13 +56,20 @@ AttentionShape attention_shape(Inputs in, const AttentionPattern& pattern) {
   return s;
 }
 
+// Keys and values: a tensor of their own, or behind the queries.
+template <class T>
+T* keys_and_values(const AttentionShape& s, const Tensor& q, const Tensor& kv) {
+  return s.packed ? q.data<T>() + s.heads * s.width : kv.data<T>();
+}
+
 template <class T>
 typename kernels::BucketedAttention<T>::Arguments arguments(const ops::BucketedAttention& op, Inputs in) {
   auto values = [&](Input i) { return in[i] ? in[i].data<T>() : nullptr; };
   auto mask = [&](Input i) { return in[i] ? in[i].data<bool>() : nullptr; };
-  return {attention_shape(in, op.pattern),
+  const AttentionShape shape = attention_shape(in, op.pattern);
+  return {shape,
           in[kQ].data<T>(),
-          in[kKv].data<T>(),
+          keys_and_values<T>(shape, in[kQ], in[kKv]),
           in[kWeights].data<Real<T>>(),
           in[kPicks].data<std::int32_t>(),
           values(kNullKeys),
@@ -90,8 +100,9 @@ Tensors draw_inputs(Draw& draw, const AttentionShape& s, bool masked) {
   auto null = [&] { return s.pattern.causal ? draw.uniform({s.sorting(), 1, s.width}) : Tensor(); };
   auto mask = [&](std::int64_t length) { return masked ? draw.mask({s.batch, length}) : Tensor(); };
   const Tensor queries = mask(s.length);
-  return {draw.uniform({s.batch, s.length, s.heads, s.width}),
-          draw.uniform({s.batch, s.key_length, 2, s.heads, s.width}),
+  const Shape kv{s.batch, s.key_length, 2, s.heads, s.width};
+  return {draw.uniform(s.packed ? kv.with(2, 3) : Shape{s.batch, s.length, s.heads, s.width}),
+          s.packed ? Tensor() : draw.uniform(kv),
           draw.uniform(picks.shape(), 0.2, 1),
           null(),
           null(),
@@ -106,7 +117,7 @@ namespace ops {
 
 Output BucketedAttention::forward(Saved& save, Inputs in) const {
   const AttentionShape s = attention_shape(in, pattern);
-  const Tensor y = in[kQ].like();
+  const Tensor y = in[kQ].like({s.batch, s.length, s.heads, s.width});
   const Tensor log_sum_exp(Shape{s.batch, s.heads, s.length}, wide(y.dtype()), y.device());
   const bool recorded = std::find(save.wants.begin(), save.wants.end(), true) != save.wants.end();
   const Tensor rest = recorded && y.dtype() == DType::bf16 ? y.like() : Tensor();
@@ -126,9 +137,10 @@ Tensors BucketedAttention::backward(const Saved& saved, const Tensor& dy) const 
     if (in[k]) flows[k] = in[k].like();
   dispatch(dy, [&]<class T>(auto space) {
     const auto flow = [&](Input k) { return flows[k] ? flows[k].data<T>() : nullptr; };
-    kernels::BucketedAttention<T>::backward(
-        space, arguments<T>(*this, in), results<T>(y, rest, log_sum_exp), dy.data<T>(),
-        {flow(kQ), flow(kKv), flows[kWeights].data<Real<T>>(), flow(kNullKeys), flow(kNullValues)});
+    const auto arguments = sinkhorn::arguments<T>(*this, in);
+    kernels::BucketedAttention<T>::backward(space, arguments, results<T>(y, rest, log_sum_exp), dy.data<T>(),
+                                            {flow(kQ), keys_and_values<T>(arguments.shape, flows[kQ], flows[kKv]),
+                                             flows[kWeights].data<Real<T>>(), flow(kNullKeys), flow(kNullValues)});
   });
   return flows;
 }
@@ -147,6 +159,8 @@ std::vector<Case<BucketedAttention>> BucketedAttention::cases() {
           at("one head is rotated", {causal(3, 0), 1, 9, 9, 1, 3, 3, 1}),
           at("local heads", {causal(2, 2), 1, 6, 6, 2, 2, 3, 0}),
           at("mixed, three picks", {causal(2, 1), 1, 6, 6, 4, 2, 3, 3}),
+          at("packed", {causal(2, 1), 2, 6, 6, 3, 2, 3, 2, true}, true, 0.3),
+          at("packed, both directions", {free(2, 3, 1), 1, 6, 6, 2, 2, 3, 2, true}),
           at("buckets of one", {causal(1, 1), 1, 3, 3, 2, 2, 3, 2}),
           at("one bucket", {causal(3, 0), 2, 3, 3, 2, 2, 1, 2}),
           at("padding", {causal(3, 1), 2, 6, 6, 3, 2, 2, 2}, true),

@@ -20,7 +20,11 @@ struct AttentionPattern {
 struct AttentionShape {
   AttentionPattern pattern;
   std::int64_t batch, length, key_length, heads, width, lists, n_top;
+  bool packed = false;  // queries, keys and values of a token lie behind each other
 
+  /// Elements from a token's queries, or keys, to those of the next. Its values lie heads * width behind its keys.
+  std::int64_t query_stride() const { return (packed ? 3 : 1) * heads * width; }
+  std::int64_t key_stride() const { return (packed ? 3 : 2) * heads * width; }
   std::int64_t sorting() const { return heads - pattern.local; }
   std::int64_t buckets() const { return length / pattern.bucket; }
   std::int64_t key_buckets() const { return key_length / pattern.key_bucket; }
@@ -33,7 +37,7 @@ namespace kernels {
 
 template <class T>
 struct BucketedAttention {
-  /// Everything both passes read. Rows of q are (B, T, H, d); of kv (B, S, 2, H, d).
+  /// Everything both passes read. q is (B, T, H, d), kv (B, S, 2, H, d); or, packed, parts of one (B, T, 3, H, d).
   struct Arguments {
     AttentionShape shape;
     const T *q, *kv;
@@ -51,7 +55,7 @@ struct BucketedAttention {
     Real<T>* log_sum_exp;
   };
   struct Flows {
-    T *q, *kv;
+    T *q, *kv;  // laid out as q and kv are
     Real<T>* weights;
     T *null_keys, *null_values;
   };
@@ -66,7 +70,8 @@ struct BucketedAttention {
 namespace ops {
 
 /// Inputs q (B, T, H, d), kv (B, S, 2, H, d), weights (B, h, lists, n) in f32 or better, null_keys and null_values
-/// (h, 1, d) or none, picks (B, h, lists, n) i32, optional masks (B, T) and (B, S) bool. Output (B, T, H, d); others:
+/// (h, 1, d) or none, picks (B, h, lists, n) i32, optional masks (B, T) and (B, S) bool. Or, with no kv, q is all three
+/// packed, (B, T, 3, H, d), and so is its gradient. Output (B, T, H, d); others:
 /// log-sum-exp (B, H, T) in f32 or better, slots in rotated order. With S = w * q k' / sqrt(d) over the allowed keys:
 ///   P = softmax(S),  y = (P * w) v
 ///   dS = P * (dP - <dP, P>),  dq = dS (w k),  dk = w dS' q,  dv = w P' dy,  dw = <dS, q k'> + <P, dy v'>
@@ -106,9 +111,10 @@ struct AttentionDropout {
   Rng rng = {};
 };
 
-/// Attention of all heads of a layer: q (B, T, H, d), kv (B, S, 2, H, d) with keys first. The first `local` heads are
-/// local, the others use `routing` and, if causal, the null block. Rows of padded queries, and rows with nothing to
-/// attend to, are 0. Returns (B, T, H, d). Errors name the extents that do not fit.
+/// Attention of all heads of a layer: q (B, T, H, d), kv (B, S, 2, H, d) with keys first; or no kv, and q is queries,
+/// keys and values packed, (B, T, 3, H, d). The first `local` heads are local, the others use `routing` and, if causal,
+/// the null block. Rows of padded queries, and rows with nothing to attend to, are 0. Returns (B, T, H, d). Errors name
+/// the extents that do not fit.
 Var bucketed_attention(const Var& q, const Var& kv, const Routing& routing, const NullBlock& null,
                        const AttentionPattern& pattern, const AttentionMasks& masks = {},
                        const AttentionDropout& dropout = {});

@@ -21,7 +21,7 @@ Output LinearGelu::forward(Saved& save, Inputs in) const {
   save.tensors = std::move(of_linear.tensors);
   save.shapes = std::move(of_linear.shapes);
   save.tensors.push_back(h);
-  return y;
+  return {y, {is_tracked ? h : Tensor()}};
 }
 
 Tensors LinearGelu::backward(const Saved& saved, Tensor dy) const {

@@ -18,7 +18,7 @@ struct LinearGelu {
 namespace ops {
 
 /// y = gelu(h), h = x W^T + b, inputs x, W, b; b may be empty. Backward makes dh = dy gelu'(h) and the sum of its rows,
-/// db, in one pass; the rest is the linear map's.
+/// db, in one pass; the rest is the linear map's. Beside y it returns h, if anybody wants a gradient.
 struct LinearGelu {
   static constexpr std::string_view name = "linear_gelu";
   RoundedLinear rounded = {};

@@ -1,5 +1,9 @@
 #include "autograd/ops/matmul.h"
 
+#include <algorithm>
+
+#include "autograd/ops/movement.h"
+
 namespace sinkhorn {
 namespace ops {
 namespace {
@@ -103,6 +107,31 @@ T* data_or_null(const Tensor& t) {
   return t ? t.data<T>() : nullptr;
 }
 
+// Which inputs of Linear are weights.
+std::vector<std::size_t> weights_of(std::size_t inputs) {
+  std::vector<std::size_t> places{1};
+  for (std::size_t k = 4; k < inputs; ++k) places.push_back(k);
+  return places;
+}
+
+bool learns(const Saved& saved) {
+  const std::vector<std::size_t> weights = weights_of(saved.wants.size());
+  return std::any_of(weights.begin(), weights.end(), [&](std::size_t k) { return saved.wants[k]; });
+}
+
+// All weights as one: where they are, if they lie behind each other there.
+Tensor all_weights(Inputs in) {
+  Tensors weights;
+  for (const std::size_t k : weights_of(in.size())) {
+    if (in[k].shape().rank() != 2 || in[k].shape()[1] != in[1].shape()[-1] || in[k].dtype() != in[1].dtype())
+      fail("linear: weight ", in[k].dtype(), " ", in[k].shape(), " does not fit below ", in[1].dtype(), " ",
+           in[1].shape());
+    weights.push_back(in[k]);
+  }
+  if (Tensor all = Tensor::adjoining(weights)) return all;
+  return concat(std::vector<Var>(weights.begin(), weights.end()), 0).value;
+}
+
 }  // namespace
 
 LinearOperands::LinearOperands(std::string_view op, const Tensor& x, const Tensor& weight, const Tensor& bias,
@@ -131,7 +160,7 @@ LinearOperands::LinearOperands(std::string_view op, const Tensor& x, const Tenso
 }
 
 Output Linear::forward(Saved& save, Inputs in) const {
-  const Tensor &x = in[0], &weight = in[1], &bias = in[2], &onto = in[3];
+  const Tensor &x = in[0], &bias = in[2], &onto = in[3], weight = in.size() > 4 ? all_weights(in) : in[1];
   // Added to a residual, the bias stays in full.
   const LinearOperands used(name, x, weight, bias, rounded, !onto);
   const Shape shape = x.shape().with(-1, used.sizes.out);
@@ -146,25 +175,43 @@ Output Linear::forward(Saved& save, Inputs in) const {
       kernels::Linear<T, P>::forward(space, used.sizes, x.data<T>(), used.weight.data<T>(), data_or_null<T>(used.bias),
                                      y.data<T>());
   });
-  save.tensors = {save.wants[1] ? x : Tensor(), used.weight, x.dtype() != weight.dtype() ? weight : Tensor()};
+  save.tensors = {learns(save) && !x_again ? x : Tensor(), used.weight,
+                  x.dtype() != weight.dtype() ? weight : Tensor()};
+  for (const std::size_t k : weights_of(in.size())) save.shapes.push_back(in[k].shape());
   return y;
 }
 
+// The gradient of all weights gathers in one product where their places lie behind each other, too; elsewhere it is one
+// new tensor, of which each weight's flow is a part.
 Tensors Linear::backward(const Saved& saved, const Tensor& dy) const {
-  const Tensor &x = saved.tensors[0], &used = saved.tensors[1];
+  const Tensor& used = saved.tensors[1];
+  const Tensor x = learns(saved) && x_again ? x_again() : saved.tensors[0];
   const Tensor& weight = saved.tensors[2] ? saved.tensors[2] : used;
   const std::int64_t out = weight.shape()[0], width = weight.shape()[1];
   const Tensor flow = dy.dtype() == used.dtype() ? dy : dy.to(used.dtype());
-  const Tensor dx = saved.place_of(0, used, dy.shape().with(-1, width)),
-               dweight = saved.place_of(1, weight, weight.shape()), dbias = saved.place_of(2, weight, {out});
+  const Tensor dx = saved.place_of(0, used, dy.shape().with(-1, width)), dbias = saved.place_of(2, weight, {out});
+  const std::vector<std::size_t> weights = weights_of(saved.wants.size());
+  Tensors places;
+  for (const std::size_t k : weights)
+    if (saved.adds(k)) places.push_back(saved.into[k]);
+  const Tensor gathered = places.size() == weights.size() ? Tensor::adjoining(places) : Tensor();
+  const Tensor dweight = gathered ? gathered : learns(saved) ? weight.like() : Tensor();
   const kernels::LinearShape sizes{dy.shape().product(0, dy.shape().rank() - 1), width, out};
   dispatch_mixed(flow, weight.dtype(), [&]<class T, class P>(auto space) {
     using kernels::flow_to;
     kernels::Linear<T, P>::backward(space, sizes, data_or_null<T>(x), used.data<T>(), flow.data<T>(),
-                                    flow_to<T>(saved, 0, dx), flow_to<P>(saved, 1, dweight),
+                                    flow_to<T>(saved, 0, dx), {data_or_null<P>(dweight), bool(gathered)},
                                     flow_to<P>(saved, 2, dbias));
   });
-  return {dx, dweight, dbias, saved.wants[3] ? dy : Tensor()};
+  Tensors flows{dx, {}, dbias, saved.wants[3] ? dy : Tensor()};
+  flows.resize(saved.wants.size());
+  std::int64_t row = 0;
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    const std::int64_t rows = saved.shapes[i][0];
+    if (saved.wants[weights[i]]) flows[weights[i]] = dweight.slice(row, row + rows);
+    row += rows;
+  }
+  return flows;
 }
 
 std::vector<Case<Linear>> Linear::cases() {
@@ -172,6 +219,13 @@ std::vector<Case<Linear>> Linear::cases() {
     return [=](Draw& draw) {
       return Tensors{draw.uniform(x), draw.uniform({out, x[-1]}), bias ? draw.uniform({out}) : Tensor(),
                      residual ? draw.uniform(x.with(-1, out)) : Tensor()};
+    };
+  };
+  auto stacked = [](bool all) {
+    return [=](Draw& draw) {
+      return Tensors{draw.uniform({5, 3}),        all ? draw.uniform({4, 3}) : draw.uniform({1, 3}),
+                     draw.uniform({all ? 9 : 6}), {},
+                     draw.uniform({2, 3}),        draw.uniform({3, 3})};
     };
   };
   return {{"matrix", {}, inputs({5, 3}, 4, true)},
@@ -182,7 +236,9 @@ std::vector<Case<Linear>> Linear::cases() {
           {"x constant", {}, inputs({5, 3}, 4, true), {0}},
           {"residual", {}, inputs({2, 3, 4}, 3, true, true)},
           {"residual, no bias", {}, inputs({5, 3}, 4, false, true)},
-          {"residual constant", {}, inputs({5, 3}, 4, true, true), {3}}};
+          {"residual constant", {}, inputs({5, 3}, 4, true, true), {3}},
+          {"three weights", {}, stacked(true)},
+          {"three weights, one constant", {}, stacked(false), {4}}};
 }
 
 }  // namespace ops
@@ -191,9 +247,17 @@ Var matmul(const Var& a, const Var& b, bool transpose_a, bool transpose_b) {
   return apply(ops::Matmul{transpose_a, transpose_b}, {a, b});
 }
 
-Var linear(const Var& x, const Var& weight, const Var& bias, const RoundedLinear& rounded, const Residual& residual) {
+Var linear(const Var& x, const Var& weight, const Var& bias, const RoundedLinear& rounded, const Residual& residual,
+           const Remake& x_again) {
   check("linear", residual);
-  return apply(ops::Linear{rounded, residual.undo, residual.in_place}, {x, weight, bias, residual.onto});
+  return apply(ops::Linear{rounded, residual.undo, residual.in_place, x_again}, {x, weight, bias, residual.onto});
+}
+
+Var linear(const Var& x, std::span<const Var> weights, const Tensor& rounded) {
+  if (weights.empty()) fail("linear: needs a weight (out, in), got none");
+  std::vector<Var> inputs{x, weights[0], {}, {}};
+  inputs.insert(inputs.end(), weights.begin() + 1, weights.end());
+  return apply(ops::Linear{{rounded, {}}}, std::span<const Var>(inputs));
 }
 
 }  // namespace sinkhorn

@@ -1,5 +1,7 @@
 // Matrix products and the linear map.
 #pragma once
+#include <functional>
+
 #include "autograd/residual.h"
 #include "autograd/tape.h"
 
@@ -45,6 +47,9 @@ struct Linear {
 
 }  // namespace kernels
 
+/// Makes a tensor again in backward, with the same bits, out of what the tape keeps anyway: then it need not be kept.
+using Remake = std::function<Tensor()>;
+
 /// The parameters of a linear map in bf16, if there are such copies.
 struct RoundedLinear {
   Tensor weight = {}, bias = {};
@@ -72,7 +77,8 @@ struct Matmul {
   bool transpose_a = false, transpose_b = false;
 };
 
-/// y = r + x W^T + b, inputs x, W, b, r; b and r may be empty.
+/// y = r + x W^T + b, inputs x, W, b, r; b and r may be empty. Further inputs are weights whose rows follow those of W:
+/// several linear maps of one x in one product, read where they are if they lie behind each other in memory.
 ///     dx = dy W,  dW = dy^T x,  db = sum of dy over rows,  dr = dy
 /// Mixed precision: with x in bf16, W and b may be f32 master parameters. The product takes both in bf16, from
 /// `rounded` or rounded here; dW and db stay f32. A residual r has the parameters' type, and y has it then, too.
@@ -80,6 +86,7 @@ struct Linear {
   static constexpr std::string_view name = "linear";
   RoundedLinear rounded = {};
   bool undo = false, in_place = false;  // autograd/residual.h
+  Remake x_again = {};                  // if there: x, which is not kept
   Output forward(Saved& save, Inputs in) const;
   Tensors backward(const Saved& saved, const Tensor& dy) const;
   static std::vector<Case<Linear>> cases();
@@ -94,8 +101,13 @@ Var matmul(const Var& a, const Var& b, bool transpose_a = false, bool transpose_
 /// x (..., in), weight (out, in), bias (out) or nothing -> (..., out) in x's dtype. The parameters have that dtype, or
 /// f32 where x is bf16; `rounded` are then the parameters in bf16, if there are copies. With a residual, which has the
 /// result's shape and the parameters' dtype, the result is added to it and has its dtype. An Error if extents or dtypes
-/// differ.
+/// differ. With `x_again` x is not kept for backward but made anew there.
 Var linear(const Var& x, const Var& weight, const Var& bias = {}, const RoundedLinear& rounded = {},
-           const Residual& residual = {});
+           const Residual& residual = {}, const Remake& x_again = {});
+
+/// Linear maps of one x without biases, in one product: x (..., in), weights (out_i, in) -> (..., sum of out_i), the
+/// results beside each other in the order of the weights. `rounded`: all weights in bf16, one behind the other, if
+/// there is such a copy. Otherwise as linear().
+Var linear(const Var& x, std::span<const Var> weights, const Tensor& rounded = {});
 
 }  // namespace sinkhorn

@@ -71,17 +71,23 @@ struct HeadRows {
   __device__ bool is_straight(int slot, int count) const { return slot + shift + count <= length; }
 };
 template <class T>
-__device__ HeadRows<T> query_rows(const TileHead<std::remove_const_t<T>>& head, const Global<T>& x) {
-  const std::int64_t heads = head.in.heads, d = head.in.width;
-  return {&x[(std::int64_t(head.sequence) * head.in.length * heads + head.head) * d], int(heads * d), head.in.length,
-          head.shift};
+__device__ HeadRows<T> rows_of(const TileHead<std::remove_const_t<T>>& head, const Global<T>& x, int stride, int length) {
+  return {&x[std::int64_t(head.sequence) * length * stride + head.head * head.in.width], stride, length, head.shift};
+}
+/// Of queries or their gradient.
+template <class T>
+__device__ HeadRows<T> query_rows(const TileHead<std::remove_const_t<T>>& head, const Global<T>& q) {
+  return rows_of(head, q, head.in.query_stride, head.in.length);
+}
+/// Of results (B, T, H, d) or their gradient.
+template <class T>
+__device__ HeadRows<T> result_rows(const TileHead<std::remove_const_t<T>>& head, const Global<T>& y) {
+  return rows_of(head, y, head.in.heads * head.in.width, head.in.length);
 }
 /// Keys; the values of the same token lie heads * width elements behind.
 template <class T>
 __device__ HeadRows<T> key_rows(const TileHead<std::remove_const_t<T>>& head, const Global<T>& kv) {
-  const std::int64_t heads = head.in.heads, d = head.in.width;
-  return {&kv[(std::int64_t(head.sequence) * head.in.key_length * 2 * heads + head.head) * d], int(2 * heads * d),
-          head.in.key_length, head.shift};
+  return rows_of(head, kv, head.in.key_stride, head.in.key_length);
 }
 
 /// What a thread copies of the first kRows rows of slots `slot` .. + count - 1: 16 bytes of row `row` and of every

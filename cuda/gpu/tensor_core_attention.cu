@@ -88,10 +88,10 @@ struct AttendOnTensorCores {
     if constexpr (kPlanes == 1) {
       FragmentA rounded[2][d / 16];  // and what rounding took, rounded in turn
       split(rounded, rows.sum);
-      store_rows<d>(t, queries, rounded[0], query_rows(head, y), slot, count, in.width);
-      if (rest) store_rows<d>(t, queries, rounded[1], query_rows(head, rest), slot, count, in.width);
+      store_rows<d>(t, queries, rounded[0], result_rows(head, y), slot, count, in.width);
+      if (rest) store_rows<d>(t, queries, rounded[1], result_rows(head, rest), slot, count, in.width);
     } else {
-      store_rows<d>(t, queries, rows.sum, query_rows(head, y), slot, count, in.width);
+      store_rows<d>(t, queries, rows.sum, result_rows(head, y), slot, count, in.width);
     }
   }
 
@@ -227,7 +227,7 @@ struct QueryGradientOnTensorCores {
     };
 
     copy_rows<kRows, kThreads>(t, queries, query_rows(head, in.q), slot, count, in.width);
-    copy_rows<kRows, kThreads>(t, flow, query_rows(head, dy), slot, count, in.width);
+    copy_rows<kRows, kThreads>(t, flow, result_rows(head, dy), slot, count, in.width);
     commit_copies();
     KeySteps<kStep, T> ahead{head, u, i0 + kRows};
     bool more = ahead.next();
@@ -375,10 +375,10 @@ struct QueryGradientOnTensorCores {
     const std::int64_t at = std::int64_t(item) * in.length + slot + row;
     float dot = 0, lse = 0;
     if (row < count) {
-      const HeadRows<const T> rows_of_y = query_rows(head, y);
+      const HeadRows<const T> rows_of_y = result_rows(head, y);
       const std::int64_t from = rows_of_y(slot + row) - rows_of_y.first + column;
       const T* const high = rows_of_y.first + from;
-      const T* const low = kPlanes == 1 ? query_rows(head, rest).first + from : high;
+      const T* const low = kPlanes == 1 ? result_rows(head, rest).first + from : high;
 #pragma unroll
       for (int k = 0; k < d / 2; k += 8) {
         if (column + k >= in.width) break;
@@ -494,7 +494,7 @@ struct KeyGradientOnTensorCores {
     const auto stage = [&](int s) {
       return Stage{queries.first_of(s), queries.second_of(s), rows_of_queries + s * kStep};
     };
-    const HeadRows<const T> from_q = query_rows(head, in.q), from_dy = query_rows(head, dy);
+    const HeadRows<const T> from_q = query_rows(head, in.q), from_dy = result_rows(head, dy);
     const auto copy = [&](int u, int i0, int s) {
       const int slot = u * in.bucket + i0, rest = in.bucket - i0;
       queries.copy_first(t, s, from_q, slot, rest);

@@ -49,6 +49,21 @@ TEST(Tensor, SharesOnCopySliceAndReshape) {
   EXPECT_TRUE(equal_bits(copy, tail));
 }
 
+TEST(Tensor, JoinsWhatLiesBehindEachOther) {
+  const Tensor x = filled({4, 2}, {1, 2, 3, 4, 5, 6, 7, 8});
+  const auto joined = [](std::vector<Tensor> parts) { return Tensor::adjoining(parts); };
+  const Tensor all = joined({x.slice(1, 2), x.slice(2, 2), x.slice(2, 4)});
+  EXPECT_EQ(all.raw(), x.raw() + 16);
+  expect_values(all, {3, 4, 5, 6, 7, 8});
+  EXPECT_EQ(all.shape(), Shape({3, 2}));
+  EXPECT_FALSE(joined({x.slice(0, 1), x.slice(2, 3)})) << "a gap";
+  EXPECT_FALSE(joined({x.slice(2, 3), x.slice(1, 2)})) << "the other way round";
+  EXPECT_FALSE(joined({x.slice(0, 1), x.slice(1, 2).clone()})) << "another buffer";
+  EXPECT_FALSE(joined({x.slice(0, 2), x.slice(2, 4).reshape({4, 1})})) << "another width";
+  EXPECT_FALSE(joined({x, Tensor()}));
+  EXPECT_FALSE(joined({Tensor(), x}));
+}
+
 TEST(Bf16, RoundsToNearestEven) {
   const auto bits = [](float x) { return bf16(x).bits; };
   EXPECT_EQ(bits(1), 0x3f80);

@@ -7,6 +7,7 @@
 #include "autograd/gradcheck.h"
 #include "autograd/ops/elementwise.h"
 #include "autograd/ops/linear_gelu.h"
+#include "autograd/ops/movement.h"
 
 namespace sinkhorn {
 namespace {
@@ -211,6 +212,60 @@ TEST(LinearGelu, WritesOverNoGradientThatSomebodyHolds) {
   const Var x = tape.leaf(random({5, 3}, 2));
   tape.backward(linear_gelu(x, random({4, 3}, 3)), dy);
   EXPECT_TRUE(equal_bits(dy, before));
+}
+
+// Weights behind each other, as those of a flat buffer are, in values and in gradients: nothing is copied, and all bits
+// are those of weights that lie anywhere.
+TEST(Linear, OfSeveralWeightsIsOneProductWhereTheyLie) {
+  for (const DType dtype : {DType::f32, DType::f64, DType::bf16}) {
+    const DType of_parameters = wide(dtype);
+    const Tensor x = random({300, 6}, 1, dtype), dy = random({300, 9}, 2, dtype);
+    const Tensor values = random({9, 6}, 3, of_parameters), rounded = values.to(dtype);
+    const Tensor gradients = random({9, 6}, 4, of_parameters), before = gradients.clone();
+    const Parameter first{values.slice(0, 4), gradients.slice(0, 4)}, second{values.slice(4, 9), gradients.slice(4, 9)};
+    const Tape tape = Tape::record(true), apart = Tape::record();
+    const auto multiply = [&](const Tape& tape, const Var& a, const Var& b, const Tensor& rounded) {
+      const Var weights[] = {a, b};
+      const Var input = tape.leaf(x), y = linear(input, weights, rounded);
+      return std::pair(input, y);
+    };
+    const auto [input, y] = multiply(tape, tape.leaf(first), tape.leaf(second), rounded);
+    const Var a = apart.leaf(values.slice(0, 4).clone()), b = apart.leaf(values.slice(4, 9).clone());
+    const auto [input_apart, y_apart] = multiply(apart, a, b, {});
+    const KeptTensor& kept = tape.nodes().back().kept[1];
+    EXPECT_EQ(kept.memory, dtype == of_parameters ? values.raw() : rounded.raw());
+    EXPECT_EQ(kept.shape, Shape({9, 6}));
+    EXPECT_TRUE(equal_bits(y.value, y_apart.value));
+    EXPECT_LE(relative_error(y.value, by_definition(x, rounded, false, true)), tolerance(dtype));
+    const Gradients in_place = tape.backward(y, dy), returned = apart.backward(y_apart, dy);
+    EXPECT_TRUE(equal_bits(in_place.of(input), returned.of(input_apart)));
+    EXPECT_FALSE(in_place.of(first)) << "it was added where it gathers";
+    const Tensor flow = concat({returned.of(a), returned.of(b)}, 0).value;
+    EXPECT_LE(relative_error(flow, by_definition(dy, x, true, false)), tolerance(of_parameters));
+    EXPECT_LE(relative_error(gradients, add(before, flow).value), tolerance(of_parameters));
+  }
+  EXPECT_EQ(message([] {
+              const Var weights[] = {Tensor::zeros({4, 3}), Tensor::zeros({2, 5})};
+              linear(Tensor::zeros({2, 3}), weights);
+            }),
+            "linear: weight f32 (2, 5) does not fit below f32 (4, 3)");
+}
+
+TEST(Linear, MakesItsInputAgainInsteadOfKeepingIt) {
+  const Tensor h = random({20, 3}, 1), weight = random({4, 3}, 2), dy = random({20, 4}, 3);
+  const auto run = [&](bool again) {
+    const Tape tape = Tape::record();
+    const Var hidden = tape.leaf(h), w = tape.leaf(weight), x = gelu(hidden);
+    const Var y = linear(x, w, {}, {}, {}, again ? Remake([h] { return gelu(h).value; }) : Remake());
+    const std::size_t kept = tape.nodes().back().kept_bytes;
+    const Gradients gradients = tape.backward(y, dy);
+    return std::tuple(kept, gradients.of(hidden), gradients.of(w));
+  };
+  const auto [kept, of_hidden, of_weight] = run(false);
+  const auto [kept_less, of_hidden_again, of_weight_again] = run(true);
+  EXPECT_EQ(kept - kept_less, h.bytes());
+  EXPECT_TRUE(equal_bits(of_hidden, of_hidden_again));
+  EXPECT_TRUE(equal_bits(of_weight, of_weight_again));
 }
 
 TEST(Linear, RefusesResidualsThatDoNotFit) {

@@ -120,20 +120,29 @@ TEST_P(AttentionOnTheDevice, AgreesWithTheCpu) {
     return flat.slice(off, flat.count()).reshape({sorting, 1, s.width});
   };
   const Tensor cotangent = draw({s.batch, s.length, s.heads, s.width});
-  const auto run = [&](Device device, bool exact) {
+  const Shape packed{s.batch, s.length, 3, s.heads, s.width};
+  const auto beside_keys = [&](const Tensor& q, const Tensor& kv) {
+    return concat({reshape(q, packed.with(2, 1)), kv}, 2).value;
+  };
+  const auto run = [&](Device device, bool exact, bool packs = false) {
     Tensors there;
     for (const Tensor& x : inputs) there.push_back((exact ? x.to(DType::f64) : x).to(device));
     for (std::size_t k = 3; k < there.size(); ++k) there[k] = nulls_of(there[k]);
+    if (packs) {
+      there[0] = beside_keys(there[0], there[1]);
+      there[1] = {};
+    }
     const auto on = [&](const Tensor& x) { return x ? x.to(device) : x; };
     const Tape tape = Tape::record();
     std::vector<Var> x;
-    for (const Tensor& input : there) x.push_back(tape.leaf(input));
+    for (const Tensor& input : there) x.push_back(input ? tape.leaf(input) : Var());
     const Var y = bucketed_attention(x[0], x[1], {x[2], on(picks)}, x.size() > 3 ? NullBlock{x[3], x[4]} : NullBlock{},
                                      s.pattern, {on(masks.queries), on(masks.keys)}, {s.dropout, Rng(5)});
     const Gradients gradients = tape.backward(y, cotangent.to(y.value.dtype()).to(device));
     Tensors results{y.value};
     for (const Var& leaf : x) results.push_back(gradients.of(leaf));
-    for (Tensor& x : results) x = x.to(Device::cpu);
+    for (Tensor& x : results)
+      if (x) x = x.to(Device::cpu);
     return results;
   };
   const Tensors exact = run(Device::cpu, true);
@@ -142,6 +151,12 @@ TEST_P(AttentionOnTheDevice, AgreesWithTheCpu) {
     const testing::Guarded guarded;
     got = run(Device::cuda, false);
     again = run(Device::cuda, false);
+    if (s.pattern.own) {  // self-attention's tensors may be one
+      const Tensors together = run(Device::cuda, false, true);
+      EXPECT_TRUE(equal_bits(together[1], beside_keys(got[1], got[2]))) << "gradients of all packed";
+      for (const std::size_t k : {0, 3, 4, 5})
+        EXPECT_TRUE(k >= got.size() || equal_bits(together[k], got[k])) << k << ": packed, the bits differ";
+    }
   }
   const char* const names[] = {"y", "dq", "dkv", "dweights", "dnull_keys", "dnull_values"};
   for (std::size_t k = 0; k < exact.size(); ++k) {

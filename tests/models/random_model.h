@@ -92,7 +92,7 @@ void move_parameters(Module& module, std::uint64_t seed) {
     const std::vector<double> a = p.value.to_vector(), b = noise.to_vector();
     std::vector<double> sum(a.size());
     for (std::size_t i = 0; i < a.size(); ++i) sum[i] = a[i] + b[i];
-    p.value = Tensor::from(sum, p.value.shape()).to(dtype);
+    p.value.assign(Tensor::from(sum, p.value.shape()).to(dtype));
   });
 }
 

@@ -3,11 +3,14 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <numeric>
 
 #include "autograd/gradcheck.h"
 #include "autograd/parallel.h"
+#include "cuda/device.h"
 #include "nn/composed_attention.h"
+#include "nn/flat_parameters.h"
 #include "tests/models/random_model.h"
 
 namespace sinkhorn {
@@ -58,7 +61,7 @@ Point random_point(std::uint64_t seed, Direction direction = Direction::past, DT
 // y, and the gradients of all differentiable inputs for one cotangent.
 Tensors run(decltype(&bucketed_attention) attention, const Point& p, double dropout) {
   const Tape tape = Tape::record();
-  std::vector<Var> leaves{tape.leaf(p.q), tape.leaf(p.kv), tape.leaf(p.weights)};
+  std::vector<Var> leaves{tape.leaf(p.q), p.kv ? tape.leaf(p.kv) : Var(), tape.leaf(p.weights)};
   NullBlock null;
   if (p.null_keys) {
     null = {tape.leaf(p.null_keys), tape.leaf(p.null_values)};
@@ -68,6 +71,7 @@ Tensors run(decltype(&bucketed_attention) attention, const Point& p, double drop
   const Gradients gradients = tape.backward(y, uniform(Rng(4), y.shape(), -1, 1, y.value.dtype()));
   Tensors all{y.value};
   for (const Var& leaf : leaves) {
+    if (!leaf.value) continue;
     const Tensor gradient = gradients.of(leaf);
     all.push_back(gradient ? gradient : Tensor::zeros(leaf.shape(), y.value.dtype()));
   }
@@ -88,6 +92,66 @@ TEST(BucketedAttention, EqualsTheComposedForm) {
         EXPECT_LE(relative_error(fused[i], composed[i], largest), 1e-12) << "tensor " << i << " seed " << seed;
     }
   }
+}
+
+// Queries, keys and values in one tensor (B, T, 3, H, d), or queries apart: the same bits, in gradients, too.
+TEST(BucketedAttention, TakesAllPackedWithTheSameBits) {
+  for (int seed = 0; seed < 40; ++seed) {
+    const Direction direction = seed % 2 ? Direction::past : Direction::both;
+    const Point p = random_point(seed, direction, seed % 4 < 2 ? DType::f32 : DType::f64);
+    const Shape s = p.q.shape();
+    const auto beside_keys = [&](const Tensor& q, const Tensor& kv) {
+      return concat({reshape(q, {s[0], s[1], 1, s[2], s[3]}), kv}, 2).value;
+    };
+    Point packed = p;
+    packed.q = beside_keys(p.q, p.kv);
+    packed.kv = {};
+    for (const auto& attention : {bucketed_attention, composed_attention}) {
+      const Tensors apart = run(attention, p, 0.3), together = run(attention, packed, 0.3);
+      ASSERT_EQ(together.size() + 1, apart.size());
+      EXPECT_TRUE(equal_bits(together[0], apart[0])) << "seed " << seed;
+      EXPECT_TRUE(equal_bits(together[1], beside_keys(apart[1], apart[2]))) << "seed " << seed;
+      for (std::size_t i = 2; i < together.size(); ++i)
+        EXPECT_TRUE(equal_bits(together[i], apart[i + 1])) << "tensor " << i << " seed " << seed;
+    }
+    if (p.pattern.local == s[2]) continue;
+    const SortOptions sort{p.pattern, 2, seed % 3, 0.75};
+    const auto route = [&](const Tensor& q, const Tensor& kv) {
+      return direction == Direction::past
+                 ? CausalSortNet()(Scope{}, q, kv, p.pattern.bucket, p.pattern.local, 2, 0.75, p.masks.queries)
+                 : SortNet().route(Scope{}, q, kv, sort, p.masks);
+    };
+    const Routing apart = route(p.q, p.kv), together = route(packed.q, {});
+    EXPECT_TRUE(equal_bits(apart.picks, together.picks) && equal_bits(apart.weights.value, together.weights.value));
+  }
+}
+
+// Self-attention projects in one product, of both weights where they lie: from the start, flat, and on a device.
+TEST(SinkhornAttention, QueriesKeysAndValuesAreOneProduct) {
+  Initializer init(Rng(1), DType::f32);
+  SinkhornAttention layer({.dim = 6, .heads = 2, .width = 3, .bucket = 2, .key_bucket = 2}, init);
+  const auto lies_together = [&](Tensor Parameter::*part) {
+    return bool(Tensor::adjoining(std::array{layer.to_q.weight.*part, layer.to_kv->weight.*part}));
+  };
+  const auto multiplies_in_place = [&] {
+    const Tape tape = Tape::record();
+    layer(Scope{.tape = tape}, tape.leaf(uniform(Rng(2), {1, 4, 6}, -1, 1)));
+    std::vector<NodeInfo> products;
+    for (const NodeInfo& node : tape.nodes())
+      if (node.name == "linear") products.push_back(node);
+    ASSERT_EQ(products.size(), 2u);
+    EXPECT_EQ(products[0].shape, Shape({1, 4, 18}));
+    EXPECT_EQ(products[0].kept[1].memory, layer.to_q.weight.value.raw());
+  };
+  multiplies_in_place();
+  FlatParameters flat(layer);
+  flat.round();
+  for (Tensor Parameter::*part : {&Parameter::value, &Parameter::gradient, &Parameter::rounded})
+    EXPECT_TRUE(lies_together(part));
+  multiplies_in_place();
+  if (!cuda::is_usable()) return;
+  move_to(Device::cuda, layer);
+  EXPECT_TRUE(lies_together(&Parameter::value));
 }
 
 TEST(BucketedAttention, LowerPrecisionStaysNearF64) {
