@@ -33,8 +33,8 @@ class FlatParameters {
   /// The slice of a flat buffer that belongs to an entry, in its parameter's shape.
   Tensor slice_of(const Tensor& flat, const Entry& entry) const;
   void zero_gradients();
-  /// Keeps a copy of the values in bf16, for mixed precision, and brings it up to date; memories, which are read as they
-  /// are, have none.
+  /// Keeps a copy of the values in bf16, for mixed precision, and brings it up to date; memories, which are read as
+  /// they are, have none.
   void round();
 
   Tensor values, gradients;

@@ -17,9 +17,8 @@ struct Linear {
   }
   /// gelu(y), and y, which a tape keeps; without one it is empty.
   std::pair<Var, Tensor> gelu(const Scope& scope, const Var& x) const {
-    const auto [result, others] =
-        apply_all(ops::LinearGelu{{weight.rounded, bias.rounded}},
-                  {x, scope.leaf(weight), bias.value ? scope.leaf(bias) : Var()});
+    const auto [result, others] = apply_all(ops::LinearGelu{{weight.rounded, bias.rounded}},
+                                            {x, scope.leaf(weight), bias.value ? scope.leaf(bias) : Var()});
     return {result, others[0]};
   }
   template <class See>

@@ -151,8 +151,7 @@ Routing SortNet::route(const Scope& scope, const Var& q, const Var& kv, const So
                      most = std::max<std::int64_t>(buckets, 1), shared = std::min(o.sortcut, most),
                      n = one_row ? shared : std::min(o.n_top, most);
   const auto open = [&](Shape shape) {
-    return buckets_with_tokens(batch, keys[1], o.pattern.key_bucket, masks.keys, q.value.device())
-        .reshape(shape);
+    return buckets_with_tokens(batch, keys[1], o.pattern.key_bucket, masks.keys, q.value.device()).reshape(shape);
   };
   if (streams(scope, bool(linear.value), o.composed, n)) {
     BucketScores seen = compared(q, kv, o, masks, one_row);

@@ -134,8 +134,8 @@ struct GatedGelu {
   static std::vector<Case<GatedGelu>> cases();
 };
 
-/// y = x rounded to `to`, which is `copy`, if somebody has it; or with a second input r, a residual of that type: r + x,
-/// r - x if `undo`, in r's place if `in_place` (autograd/residual.h).      dx = dy rounded to `from`, dr = dy
+/// y = x rounded to `to`, which is `copy`, if somebody has it; or with a second input r, a residual of that type: r +
+/// x, r - x if `undo`, in r's place if `in_place` (autograd/residual.h).      dx = dy rounded to `from`, dr = dy
 struct Cast {
   static constexpr std::string_view name = "cast";
   Output forward(Saved& save, Inputs in) const;

@@ -71,7 +71,8 @@ struct HeadRows {
   __device__ bool is_straight(int slot, int count) const { return slot + shift + count <= length; }
 };
 template <class T>
-__device__ HeadRows<T> rows_of(const TileHead<std::remove_const_t<T>>& head, const Global<T>& x, int stride, int length) {
+__device__ HeadRows<T> rows_of(const TileHead<std::remove_const_t<T>>& head, const Global<T>& x, int stride,
+                               int length) {
   return {&x[std::int64_t(head.sequence) * length * stride + head.head * head.in.width], stride, length, head.shift};
 }
 /// Of queries or their gradient.

@@ -98,7 +98,7 @@ class ChooserLists {
         sorted_(workspace({count_}, DType::i32)),
         places_(workspace({count_}, DType::f64)),  // i64, 8 bytes each
         visits_(count_ * (s.lists == 1 ? s.buckets() : 1)),
-        piece_(std::max<std::int64_t>(pieces(visits_, kMostPieces), kLeastPiece)) {
+        piece_(std::max(pieces(visits_, kMostPieces), std::clamp<std::int64_t>(pieces(visits_, 128), 2, kFewVisits))) {
     const KeyOfPlace key_of{s.lists * s.n_top, std::int32_t(s.key_buckets()), std::int32_t(s.nulls()), picks};
     auto *const begin = begin_.data<std::int32_t>(), *const sorted = sorted_.data<std::int32_t>();
     if (ListChoosers::takes(key_of.per_head, s.key_buckets())) {
@@ -118,9 +118,10 @@ class ChooserLists {
   std::int64_t later_pieces() const { return pieces(visits_, piece_); }
 
  private:
-  // A long list is cut where it would keep one block of threads at work when the others are done: after 8 visits, or a
-  // 512th of all of them. More pieces would cost memory for their sums.
-  static constexpr std::int64_t kLeastPiece = 8, kMostPieces = 512;
+  // A long list is cut where it would keep one block of threads at work when the others are done: after 8 visits, or
+  // fewer where all visits would not fill the GPU that way, or a 512th of all of them. More pieces would cost memory
+  // for their sums.
+  static constexpr std::int64_t kFewVisits = 8, kMostPieces = 512;
   std::int64_t* places() const { return reinterpret_cast<std::int64_t*>(places_.data<double>()); }
   std::int64_t count_;
   Tensor begin_, sorted_, places_;
