@@ -210,10 +210,16 @@ struct Steps {
 
   /// Sends the rows of slots `slot` .. + count - 1 on their way to the tiles of step s, 0 behind them.
   __device__ void copy_first(const Thread& t, int s, const HeadRows<const T>& from, int slot, int count) const {
-    copy(t, first_of(s), copied, from, slot, count);
+    copy<false>(t, first_of(s), copied, from, slot, count);
   }
   __device__ void copy_second(const Thread& t, int s, const HeadRows<const T>& from, int slot, int count) const {
-    copy(t, second_of(s), copied + kShare * kThreads, from, slot, count);
+    copy<false>(t, second_of(s), copied + kShare * kThreads, from, slot, count);
+  }
+  /// The first `count` rows all become one row, that of `first_row` and `second_row`. Blocks of threads everywhere ask
+  /// for it at the same time, row by row: the L2 cache, which has it in one place, would be what they all wait for.
+  __device__ void repeat(const Thread& t, int s, const T* first_row, const T* second_row, int count) const {
+    copy<true>(t, first_of(s), copied, {first_row, 0, kRows, 0}, 0, count);
+    copy<true>(t, second_of(s), copied + kShare * kThreads, {second_row, 0, kRows, 0}, 0, count);
   }
   /// Both; rows of the second lie `apart` elements behind those of the first.
   __device__ void copy_both(const Thread& t, int s, const HeadRows<const T>& from, int apart, int slot,
@@ -264,11 +270,12 @@ struct Steps {
       }
     }
   };
+  template <bool kKeeps>
   __device__ void copy(const Thread& t, const Tile& tile, float4* own, const HeadRows<const T>& from, int slot,
                        int count) const {
     const Part share(t, width);
     Places to(tile, share, own);
-    share.for_each(from, slot, count, [&](int at, const T* x, bool is) { copy_async<16>(to.next(at), x, is); });
+    share.for_each(from, slot, count, [&](int at, const T* x, bool is) { copy_async<16, kKeeps>(to.next(at), x, is); });
   }
 };
 
@@ -522,15 +529,11 @@ __device__ void drop(FragmentC (&x)[kPieces], const std::uint32_t (&kept)[kPiece
 template <int d, int kPlanes, int kRows, int kThreads, class T>
 __device__ void copy_keys(const Thread& t, const TileHead<T>& head, const HeadRows<const T>& from,
                           const KeyBlock& block, int j0, const Steps<d, kPlanes, kRows, kThreads>& steps, int s) {
-  if (block.kind != AttentionBlock::null) {
-    steps.copy_both(t, s, from, head.in.heads * head.in.width, block.begin + j0, block.width - j0);
-    return;
-  }
-  const auto null = [&](const Global<const T>& x) {
-    return HeadRows<const T>{&x[head.sorting_head * head.in.width], 0, kRows, 0};
-  };
-  steps.copy_first(t, s, null(head.in.null_keys), 0, block.width - j0);
-  steps.copy_second(t, s, null(head.in.null_values), 0, block.width - j0);
+  const int count = block.width - j0, null_row = head.sorting_head * head.in.width;
+  if (block.kind == AttentionBlock::null)
+    steps.repeat(t, s, &head.in.null_keys[null_row], &head.in.null_values[null_row], count);
+  else
+    steps.copy_both(t, s, from, head.in.heads * head.in.width, block.begin + j0, count);
 }
 
 /// Steps of kStep keys over all that query bucket u looks at, for queries of it before `end`.

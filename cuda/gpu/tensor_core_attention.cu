@@ -664,8 +664,8 @@ template <int kPlanes, int d>
 struct Cut;
 template <int d>
 requires(d <= 64) struct Cut<1, d> {
-  using Forward = AttendOnTensorCores<1, d, 4, 4, 64>;
-  using ForwardOfFew = Forward;  // of up to 64 queries
+  using Forward = AttendOnTensorCores<1, d, 8, 2, 64>;
+  using ForwardOfFew = AttendOnTensorCores<1, d, 4, 4, 64>;  // of up to 64 queries
   using Queries = QueryGradientOnTensorCores<1, d, 4, 3, 64, 32>;
   using Keys = KeyGradientOnTensorCores<1, d, 4, 2, 64, 64>;
 };
@@ -717,13 +717,14 @@ int attribute(cudaDeviceAttr which) {
   return value;
 }
 
-// Rows are read 16 bytes at a time, and a parameter may begin anywhere: a copy, where it does.
+// A null's row is read 16 bytes at a time by many blocks of threads at once, so it should lie in as few lines of the
+// caches as it can; and a parameter may begin anywhere: a copy, where it does not begin with a line.
 template <class T>
 class AlignedNulls {
  public:
   explicit AlignedNulls(typename kernels::BucketedAttention<T>::Arguments& in) {
     for (const T** x : {&in.null_keys, &in.null_values}) {
-      if (reinterpret_cast<std::uintptr_t>(*x) % 16 == 0) continue;
+      if (reinterpret_cast<std::uintptr_t>(*x) % kLine == 0) continue;
       copies_.push_back(workspace({in.shape.sorting(), in.shape.width}, dtype_of<T>));
       const Tensor& copy = copies_.back();
       Memory::copy(Cuda{}, reinterpret_cast<const std::byte*>(*x), copy.raw(), copy.bytes());
@@ -732,6 +733,7 @@ class AlignedNulls {
   }
 
  private:
+  static constexpr std::size_t kLine = 128;
   std::vector<Tensor> copies_;
 };
 

@@ -224,7 +224,7 @@ void walk(Page& page) {
       "With the mean of the bucket, tokens 4 to 6 would look where token 7 wanted to look. Keys have no such "
       "trouble: a bucket that may be chosen is complete, so all of its tokens lie in the past. The sort net's scores "
       "are these, with a 0 for each null:");
-  page.code("nn/sort_net.cpp", "const Var queries = summary(Summary::mean_at_first");
+  page.code("nn/sort_net.cpp", "const Var queries = bucket_summary(q, Summary::mean_at_first");
   page.code("nn/sort_net.cpp",
             "const Var real = scale(matmul(queries, keys, false, true), 1 / std::sqrt(double(s[3])));");
 
