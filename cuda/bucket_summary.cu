@@ -389,7 +389,7 @@ Tensor made_weights(Summary kind, const SummaryShape& s, const bool* mask) {
 }
 
 // Without a mask they are the same in every layer and step, so those of the first few shapes are kept for good: graphs
-// go on reading them. What lies in an arena does not last, so there they are made each time.
+// go on reading them. Not those in an arena: they do not last, and a recording does not even make them.
 Tensor weights_of(Summary kind, const SummaryShape& s, const bool* mask) {
   constexpr std::size_t kKept = 16;
   constexpr std::int64_t kLongest = 1 << 20;  // 8 MiB
