@@ -125,8 +125,8 @@ std::vector<BenchCase> all_cases() {
     all.push_back({name, purpose, model, Kind::generation, "f32", streams, context, 0, device});
   };
   const ModelConfig e = enwik8_model(4096), r = large_model();
-  trains("E-B4", "enwik8 model, reversible", e, 4, 4096);
-  trains("E-B16", "the same, a larger batch", e, 16, 4096);
+  trains("E-B4", "enwik8 model, 25 M parameters, 4 x 4,096, reversible", e, 4, 4096);
+  trains("E-B16", "the same, 16 x 4,096", e, 16, 4096);
   trains("E-B16-kept", "not reversible: all activations kept", kept(e), 16, 4096);
   trains("E-B4-f32", "E-B4 in f32", e, 4, 4096, "f32");
   trains("E-B4-tf32", "E-B4 with products and attention in TF32", e, 4, 4096, "tf32");
