@@ -82,7 +82,7 @@ Output LinearCrossEntropy::forward(Saved& save, Inputs in) const {
   const Tensor &x = in[0], &weight = in[1], &bias = in[2], &targets = in[3], &counted = in[4];
   const LinearOperands used(name, x, weight, bias, rounded);
   const Shape positions = checked_positions(name, "x (..., D)", x.shape(), targets, counted);
-  const auto [rows, width, classes] = used.sizes;
+  const std::int64_t rows = used.sizes.rows, width = used.sizes.in, classes = used.sizes.out;
   const Tensor dx = save.wants[0] ? x.like() : Tensor(), dweight = save.wants[1] ? weight.like() : Tensor(),
                dbias = save.wants[2] ? bias.like() : Tensor();
   const Tensor count({}, DType::i32, x.device());
