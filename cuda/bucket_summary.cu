@@ -399,7 +399,7 @@ Tensor weights_of(Summary kind, const SummaryShape& s, const bool* mask) {
   const std::lock_guard lock(mutex);
   const std::tuple key(kind, s.length, s.bucket);
   if (const auto known = kept.find(key); known != kept.end()) return known->second;
-  const Tensor weights = made_weights(kind, s, nullptr);
+  Tensor weights = made_weights(kind, s, nullptr);
   if (kept.size() < kKept && !Arena::is_in_use()) kept.emplace(key, weights);
   return weights;
 }

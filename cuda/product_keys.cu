@@ -209,7 +209,7 @@ void ProductKeyTopK<T>::forward(Cuda, const KeyHalves& halves, const T* scores, 
     const std::size_t bytes = kernel.shared_bytes(rows);
     if (bytes > Kernel::kMostBytes)
       fail(op, ": ", halves.n, " picks of ", halves.keys, " keys a half take ", bytes,
-           " bytes of shared memory, a GPU ", "has ", Kernel::kMostBytes, "; lower pkm_topk or pkm_num_keys");
+           " bytes of shared memory, a GPU has ", Kernel::kMostBytes, "; lower pkm_topk or pkm_num_keys");
     launch(op, pieces(halves.rows, rows), rows * kWarp, bytes, kernel);
   }
   for_each(op, halves.rows * halves.n,

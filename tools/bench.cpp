@@ -120,7 +120,7 @@ int bench(const BenchOptions& options, std::ostream& out, std::ostream& err) {
   }
   report.ceilings = ceiling.figures();
   if (!options.json.empty() && options.json != "-") write_text(options.json, bench_json(report));
-  if (!options.into.empty())
+  if (!options.into.empty() && exit_code_of(report.results) == 0)
     write_text(options.into,
                page_with_table(read_file(options.into, "--into"), bench_markdown(report, earlier), options.into));
   if (options.json == "-")

@@ -17,7 +17,7 @@ struct BenchOptions {
 };
 
 /// Runs the cases on their devices and prints a table to `out`, as Markdown with `suite`; with json "-" the JSON alone.
-/// `into` is a page between whose marks the Markdown goes, too (tools/bench_report.h).
+/// `into` is a page between whose marks the Markdown goes, too (tools/bench_report.h), if the exit code is 0.
 /// Progress goes to `err`. Returns the exit code: 0; 1 if the numbers of a case were wrong; 4 or 5 if the only case ran
 /// out of memory or was not finite. Throws UsageError for an unknown case, DataError for a file that cannot be read or
 /// written, DeviceError for a case that needs a GPU where there is none.

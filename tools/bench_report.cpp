@@ -109,8 +109,7 @@ std::vector<std::string> notes_of(const BenchReport& report, const std::optional
   for (const MatmulCeiling::Figure& c : report.ceilings)
     notes.push_back(fmt::format("matmul on {}, {} {}^3: {:.4g} TFLOP/s", text_of(c.device), c.precision, c.edge,
                                 c.flops_per_second / 1e12));
-  notes.push_back(
-      "ms of a training step, or of a generated token: median; spread: half the distance between the quartiles");
+  notes.push_back("ms of a training step, or of a generated token: median");
   for (const BenchResult& r : report.results) {
     if (!r.was_measured() || r.peak == r.ceiling) continue;
     notes.push_back(fmt::format("MFU and HFU are shares of the device's bf16 peak, {:.0f} TFLOP/s", r.peak / 1e12));
@@ -139,6 +138,9 @@ std::string driver_text(const BenchMachine& m) {
 }  // namespace
 
 std::string commit_of(const std::filesystem::path& folder) {
+  std::string noted;
+  std::ifstream(folder / ".commit") >> noted;
+  if (!noted.empty() && !noted.starts_with("$")) return noted;  // else this is a checkout
   const auto git = [&](std::vector<std::string> words) {
     words.insert(words.begin(), {"git", "-C", folder.string()});
     return run_subprocess(words);
@@ -151,9 +153,7 @@ std::string commit_of(const std::filesystem::path& folder) {
     }
   } catch (const Error&) {  // there is no git
   }
-  std::string noted;
-  std::ifstream(folder / ".commit") >> noted;
-  return noted.empty() || noted.starts_with("$") ? "unknown" : noted;
+  return "unknown";
 }
 
 BenchMachine this_machine(Device device) {
@@ -277,6 +277,7 @@ std::string bench_table(const BenchReport& report, const std::optional<EarlierBe
   }
   text += "\n";
   for (const std::string& note : notes_of(report, earlier)) text += note + "\n";
+  text += "spread: half the distance between the quartiles\n";
   return text;
 }
 
@@ -298,10 +299,12 @@ std::string bench_markdown(const BenchReport& report, const std::optional<Earlie
   std::vector<std::string> notes = notes_of(report, earlier);
   if (std::any_of(report.results.begin(), report.results.end(),
                   [](const BenchResult& r) { return r.at.others.package > 0 || r.at.others.dense > 0; }))
-    notes.push_back(
-        "package: tokens a second of sinkhorn_transformer 0.11.4, dense GPT: of a GPT as wide and deep with "
-        "FlashAttention and torch.compile; both in PyTorch 2.11 on another H100 80GB HBM3; behind them how many "
-        "times faster this is");
+    for (const char* note :
+         {"package: tokens a second of sinkhorn_transformer 0.11.4; behind them how many times faster "
+          "this is",
+          "dense GPT: of a GPT as wide and deep with FlashAttention and torch.compile; both in PyTorch "
+          "2.11 on another H100 80GB HBM3"})
+      notes.push_back(note);
   for (const std::string& note : notes) text += "- " + note + "\n";
   return text;
 }

@@ -39,6 +39,7 @@ class Step {
     add(lines, "logits, then their gradient", at_once < tokens_ ? fmt::format("({} tokens, V)", at_once) : "(B, T, V)",
         at_once * m_.num_tokens, activation());
     add(lines, "losses", "(B, T)", tokens_, kFull);
+    add(lines, "gradient of the last projection", "(V, E)", m_.num_tokens * width, kFull);
     return {"logits and loss", lines};
   }
 

@@ -81,18 +81,21 @@ Tensors ReversibleChain::backward(const Saved& saved, Tensor dy) const {
   for (std::size_t k = 0; k < parameters.size(); ++k) input_of[parameters[k]] = k + 2;
   Tensors flows(saved.wants.size());
   const bool in_place = keeps_places();
+  // Where the outer tape gathers gradients in the parameters' own buffers, the branches do it, too.
+  bool into_parameters = false;
+  for (std::size_t k = 2; k < saved.into.size(); ++k) {
+    const Tensor& own = parameters[k - 2]->gradient;
+    into_parameters |= own && saved.into[k] && saved.into[k].raw() == own.raw();
+  }
   if (in_place) {
     if (context && saved.wants[1]) flows[1] = Tensor::zeros(context.shape(), context.dtype(), context.device());
     for (std::size_t k = 2; k < flows.size(); ++k)
-      if (const Tensor& x = parameters[k - 2]->value; saved.wants[k] && !saved.adds(k))
-        flows[k] = Tensor::zeros(x.shape(), x.dtype(), x.device());
+      if (const Parameter& p = *parameters[k - 2]; saved.wants[k] && !(into_parameters && p.gradient))
+        flows[k] = Tensor::zeros(p.value.shape(), p.value.dtype(), p.value.device());
     d2 = {};
     if (!d1.is_sole_owner()) d1 = d1.clone();
     d2 = d1.clone();
   }
-  // Where the outer tape gathers gradients in the parameters' own buffers, the branches do it, too.
-  const bool into_parameters = std::any_of(saved.into.begin() + std::min<std::ptrdiff_t>(2, std::ssize(saved.into)),
-                                           saved.into.end(), [](const Tensor& place) { return bool(place); });
 
   // y = x + branch(from): rebuilds x in place of y, and adds what flows through the branch to the gradient of `from`,
   // where it lies if it `adds_in_place`.

@@ -144,6 +144,32 @@ TEST(DeviceGraph, DoesAPartWhereItsWordIsSetByThen) {
   EXPECT_EQ(y.to_vector(), std::vector<double>(5, 8)) << "the last words stand";
 }
 
+// Its flow has begun when the chain goes back; and a gradient of its own is not meant where no tape gathers there.
+TEST(DeviceGraph, AParameterOfAChainMayBeUsedBehindIt) {
+  SINKHORN_NEEDS_DEVICE();
+  const Tensor x = uniform(Rng(1), {4, 3}, -1, 1).to(Device::cuda);
+  for (const bool has_gradient : {false, true})
+    for (const bool may_be_left_out : {false, true}) {
+      Parameter p{uniform(Rng(2), {3}, -1, 1).to(Device::cuda)};
+      if (has_gradient) p.gradient = Tensor::zeros({3}, DType::f32, Device::cuda);
+      Switch runs;
+      if (may_be_left_out) runs.word = Tensor::full({1}, 1, DType::i32, Device::cuda);
+      const Branch times_p{[&](const Tape& tape, const Var& in, const Var&, Choices&, const Residual& residual) {
+                             return add_to(residual, mul(in, tape ? tape.leaf(p) : Var(p.value)));
+                           },
+                           {&p}};
+      const Tape tape = Tape::record();
+      const Var chain = reversible_chain(tape, tape.leaf(x), {}, {{times_p, times_p, runs}});
+      const Tensor got = tape.backward(sum(mul(chain, tape.leaf(p)))).of(p);
+      // y1 = x + x p, y2 = x + y1 p, and the loss is the sum of (y1 + y2) p
+      const Tape plain = Tape::record();
+      const Var q = plain.leaf(p.value), y1 = add(x, mul(x, q)), y2 = add(x, mul(y1, q));
+      const Tensor want = plain.backward(sum(mul(add(y1, y2), q))).of(q);
+      ASSERT_TRUE(got) << has_gradient << may_be_left_out;
+      EXPECT_LE(testing::squared_error(got, want), 1e-12) << has_gradient << may_be_left_out;
+    }
+}
+
 TEST(DeviceGraph, SwitchesAreDrawnAlikeOnBothSides) {
   SINKHORN_NEEDS_DEVICE();
   const Tensor host_step = Tensor::zeros({}, DType::i32), step = host_step.to(Device::cuda);

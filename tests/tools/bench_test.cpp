@@ -37,7 +37,9 @@ class ProductCounter {
  public:
   explicit ProductCounter(const Tape& tape) : tape_(tape) {
     tape.watch([this](const TapeEvent& event) {
-      if (event.op != "linear" && event.op != "linear_gelu" && event.op != "matmul") return;
+      if (event.op != "linear" && event.op != "linear_gelu" && event.op != "matmul" &&
+          event.op != "linear_cross_entropy")
+        return;
       if (event.kind == TapeEvent::Kind::value) products_.push_back(event.node);
       if (event.kind == TapeEvent::Kind::flow && event.input < 2) flows_.push_back(event.node);
     });
@@ -47,6 +49,8 @@ class ProductCounter {
     const auto multiply_adds = [&](int at) {
       const NodeInfo& node = nodes[std::size_t(at)];
       const Shape y = node.shape, a = nodes[std::size_t(node.inputs.at(0))].shape;
+      if (y.rank() == 0)  // the loss, of (..., k) x (n, k) transposed
+        return double(a.count() * nodes[std::size_t(node.inputs.at(1))].shape[0]);
       return double(a.count() * y[-1]);  // (..., m, k) x (..., k, n), or the first transposed
     };
     Counted counted;
@@ -69,8 +73,9 @@ Counted counted_products(const ModelConfig& config, std::int64_t batch, std::int
   const ProductCounter counter(scope.tape);
   AttentionContext around;
   if (context > 0) around.context = scope.tape.leaf(normal(Rng(3), {batch, context, config.dim}, 0, 1));
-  const Var y = model(scope, integers(Rng(1), {batch, length}, std::int32_t(config.num_tokens)), around);
-  scope.tape.backward(sum(y));
+  const Tensor ids = integers(Rng(1), {batch, length}, std::int32_t(config.num_tokens));
+  scope.tape.backward(config.return_embeddings ? sum(model(scope, ids, around))
+                                               : next_token_loss(model, scope, ids, ids, {}, around).loss);
   return counter.count();
 }
 
