@@ -232,7 +232,7 @@ TEST(Linear, OfSeveralWeightsIsOneProductWhereTheyLie) {
     const auto [input, y] = multiply(tape, tape.leaf(first), tape.leaf(second), rounded);
     const Var a = apart.leaf(values.slice(0, 4).clone()), b = apart.leaf(values.slice(4, 9).clone());
     const auto [input_apart, y_apart] = multiply(apart, a, b, {});
-    const KeptTensor& kept = tape.nodes().back().kept[1];
+    const KeptTensor kept = tape.nodes().back().kept[1];
     EXPECT_EQ(kept.memory, dtype == of_parameters ? values.raw() : rounded.raw());
     EXPECT_EQ(kept.shape, Shape({9, 6}));
     EXPECT_TRUE(equal_bits(y.value, y_apart.value));
