@@ -2,6 +2,7 @@
 #pragma once
 #include "cuda/elements.h"
 #include "cuda/runtime.h"
+#include "cuda/sorted.h"
 
 namespace sinkhorn::cuda {
 
@@ -150,23 +151,6 @@ struct SumPieces {
   }
 };
 
-struct BeginOfKey {
-  std::int64_t count;
-  Global<const std::int32_t> sorted;
-  Global<std::int64_t> begin;
-  SINKHORN_DEVICE void operator()(std::int64_t key) const {
-    std::int64_t low = 0, high = count;
-    while (low < high) {
-      const std::int64_t middle = (low + high) / 2;
-      if (sorted[middle] < key)
-        low = middle + 1;
-      else
-        high = middle;
-    }
-    begin[key] = low;
-  }
-};
-
 // Index i is (key, pack of columns): 0 where nobody looked the key up, and the partial sums in order where its places
 // lie in several pieces.
 template <class T, int N>
@@ -215,7 +199,7 @@ void scatter_rows(std::string_view op, const Lookups<T>& x, T* y, bool adds = fa
     launch(op, parts, threads, Sum::shared_bytes(threads),
            Sum{list, x.flow, x.weights, x.per_flow, head, tail, y, adds, products ? table : nullptr, products});
     if (!y) return;
-    for_each(op, x.rows + 1, scatter::BeginOfKey{x.count, sorted.data<std::int32_t>(), begins});
+    for_each(op, x.rows + 1, BeginOfKey<std::int64_t>{x.count, sorted.data<std::int32_t>(), begins});
     for_each(op, x.rows * (x.width / N), scatter::AddPieces<T, N>{x.width, begins, head, tail, y, adds});
   };
   constexpr int N = pack_width<T>();

@@ -64,7 +64,6 @@ class Trainer {
   std::uint64_t rng_key() const { return noise_.key(); }
 
  private:
-  /// The batch may lie on any device.
   Scope scope_of(std::int64_t micro_step, Tape tape) const;
   /// Neither tape nor noise.
   Scope quiet_scope() const;

@@ -5,6 +5,7 @@
 
 #include "cuda/gpu/attention_tiles.h"
 #include "cuda/runtime.h"
+#include "cuda/sorted.h"
 
 namespace sinkhorn::cuda {
 
@@ -72,22 +73,6 @@ struct KeysOfPlaces {
   Global<std::int32_t> y;
   __device__ void operator()(std::int64_t i) const { y[i] = key_of(i); }
 };
-struct BeginOfKey {
-  std::int64_t count;
-  Global<const std::int32_t> sorted;
-  Global<std::int32_t> y;
-  __device__ void operator()(std::int64_t key) const {
-    std::int64_t low = 0, high = count;
-    while (low < high) {
-      const std::int64_t middle = (low + high) / 2;
-      if (sorted[middle] < key)
-        low = middle + 1;
-      else
-        high = middle;
-    }
-    y[key] = std::int32_t(low);
-  }
-};
 
 /// The lists of a layer, and the memory they lie in.
 class ChooserLists {
@@ -110,7 +95,7 @@ class ChooserLists {
     const Tensor keys = workspace({count_}, DType::i32);
     for_each(op, count_, KeysOfPlaces{key_of, keys.data<std::int32_t>()});
     sort_positions(count_, std::int32_t(begin_.count()), keys.data<std::int32_t>(), sorted, places());
-    for_each(op, begin_.count(), BeginOfKey{count_, sorted, begin});
+    for_each(op, begin_.count(), BeginOfKey<std::int32_t>{count_, sorted, begin});
   }
 
   Choosers choosers() const { return {begin_.data<std::int32_t>(), sorted_.data<std::int32_t>(), places(), piece_}; }
