@@ -18,8 +18,8 @@ struct TensorCoreAttention {
   /// Whether this card has them (compute capability 8.0) and the shared memory that they need, and the width of a head
   /// is a multiple of 8, up to 128.
   static bool takes(const AttentionShape& shape);
-  static void forward(Arguments in, const Results& out);
-  static void backward(Arguments in, const Results& out, const T* dy, const Flows& flows);
+  static void forward(const Arguments& in, const Results& out);
+  static void backward(const Arguments& in, const Results& out, const T* dy, const Flows& flows);
 };
 
 }  // namespace sinkhorn::cuda

@@ -210,16 +210,10 @@ struct Steps {
 
   /// Sends the rows of slots `slot` .. + count - 1 on their way to the tiles of step s, 0 behind them.
   __device__ void copy_first(const Thread& t, int s, const HeadRows<const T>& from, int slot, int count) const {
-    copy<false>(t, first_of(s), copied, from, slot, count);
+    copy(t, first_of(s), copied, from, slot, count);
   }
   __device__ void copy_second(const Thread& t, int s, const HeadRows<const T>& from, int slot, int count) const {
-    copy<false>(t, second_of(s), copied + kShare * kThreads, from, slot, count);
-  }
-  /// The first `count` rows all become one row, that of `first_row` and `second_row`. Blocks of threads everywhere ask
-  /// for it at the same time, row by row: the L2 cache, which has it in one place, would be what they all wait for.
-  __device__ void repeat(const Thread& t, int s, const T* first_row, const T* second_row, int count) const {
-    copy<true>(t, first_of(s), copied, {first_row, 0, kRows, 0}, 0, count);
-    copy<true>(t, second_of(s), copied + kShare * kThreads, {second_row, 0, kRows, 0}, 0, count);
+    copy(t, second_of(s), copied + kShare * kThreads, from, slot, count);
   }
   /// Both; rows of the second lie `apart` elements behind those of the first.
   __device__ void copy_both(const Thread& t, int s, const HeadRows<const T>& from, int apart, int slot,
@@ -270,12 +264,11 @@ struct Steps {
       }
     }
   };
-  template <bool kKeeps>
   __device__ void copy(const Thread& t, const Tile& tile, float4* own, const HeadRows<const T>& from, int slot,
                        int count) const {
     const Part share(t, width);
     Places to(tile, share, own);
-    share.for_each(from, slot, count, [&](int at, const T* x, bool is) { copy_async<16, kKeeps>(to.next(at), x, is); });
+    share.for_each(from, slot, count, [&](int at, const T* x, bool is) { copy_async<16>(to.next(at), x, is); });
   }
 };
 
@@ -370,22 +363,38 @@ __device__ inline float largest_of_row(float x) {
   return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
 }
 
-/// c (16, d) += the sum of each row of p times the first row of a tile: a null block, whose keys are all the same.
-/// Rounded to bf16, its equal probabilities would all be wrong in the same direction, so this is done in f32.
-template <int d, int kPlanes, int kPieces>
-__device__ void add_null(FragmentC (&c)[d / 8], const FragmentC (&p)[kPieces], const MmaTile<d, kPlanes>& tile,
-                         int lane) {
+/// Over the rows of a warp, of what the lanes that share a row all have.
+__device__ inline float sum_of_rows(float x) {
+#pragma unroll
+  for (int lanes = 4; lanes < kWarp; lanes *= 2) x += __shfl_xor_sync(0xffffffffu, x, lanes);
+  return x;
+}
+
+/// What a lane's two rows, lane / 4 and lane / 4 + 8 of a warp, give when multiplied with a vector of `width` numbers.
+template <int d, int kPlanes, class T>
+__device__ float2 times_vector(const MmaTile<d, kPlanes>& rows, int first, const T* x, int width, int lane) {
   float sum[2] = {};
+#pragma unroll 1
+  for (int column = lane % 4 * 8; column < width; column += 32) {
+    const int row = first + lane / 4;
+    const Eight upper = numbers_of(rows, row, column), lower = numbers_of(rows, row + 8, column);
+#pragma unroll
+    for (int e = 0; e < 8; ++e) {
+      const float x_of_e = float(x[column + e]);
+      sum[0] = fmaf(upper.x[e], x_of_e, sum[0]);
+      sum[1] = fmaf(lower.x[e], x_of_e, sum[1]);
+    }
+  }
+  return {sum_of_row(sum[0]), sum_of_row(sum[1])};
+}
+/// c (16, d) += each row's factor times a vector of `width` numbers.
+template <int kPieces, class T>
+__device__ void add_vector(FragmentC (&c)[kPieces], const float (&factor)[2], const T* x, int width, int lane) {
 #pragma unroll
   for (int n = 0; n < kPieces; ++n)
 #pragma unroll
-    for (int e = 0; e < 4; ++e) sum[e / 2] += p[n].x[e];
-#pragma unroll
-  for (float& x : sum) x = sum_of_row(x);
-#pragma unroll
-  for (int n = 0; n < d / 8; ++n)
-#pragma unroll
-    for (int e = 0; e < 4; ++e) c[n].x[e] += sum[e / 2] * tile.number(0, n * 8 + lane % 4 * 2 + e % 2);
+    for (int e = 0; n * 8 < width && e < 4; ++e)
+      c[n].x[e] = fmaf(factor[e / 2], float(x[n * 8 + lane % 4 * 2 + e % 2]), c[n].x[e]);
 }
 
 /// A stretch of key columns that a query bucket looks at: all of a block, as far as the threads need to know it.
@@ -525,18 +534,48 @@ __device__ void drop(FragmentC (&x)[kPieces], const std::uint32_t (&kept)[kPiece
     for (int e = 0; e < 4; ++e) x[n].x[e] *= bit(kept[n / 4], n % 4, e) ? factor : 0.0f;
 }
 
-/// Sends keys and values j0 .. of a block on their way to the tiles of step s.
-template <int d, int kPlanes, int kRows, int kThreads, class T>
-__device__ void copy_keys(const Thread& t, const TileHead<T>& head, const HeadRows<const T>& from,
-                          const KeyBlock& block, int j0, const Steps<d, kPlanes, kRows, kThreads>& steps, int s) {
-  const int count = block.width - j0, null_row = head.sorting_head * head.in.width;
-  if (block.kind == AttentionBlock::null)
-    steps.repeat(t, s, &head.in.null_keys[null_row], &head.in.null_values[null_row], count);
-  else
-    steps.copy_both(t, s, from, head.in.heads * head.in.width, block.begin + j0, count);
+/// A null block is one key that stands in each of its columns, so its scores are one number a row, and so is all that
+/// follows from them: summed in f32, with no tile. (Rounded to bf16, equal probabilities would all err in one direction.)
+/// How many columns a lane's two rows see, and the sum of what dropout multiplies them with.
+struct NullColumns {
+  float seen[2], kept[2];
+};
+template <class T>
+__device__ NullColumns null_columns(const Mask<T>& mask, int lane) {
+  const TileInputs<T>& in = mask.head.in;
+  const int width = mask.block.width;
+  if (mask.is_open(width) && in.drop_end == 0) return {{float(width), float(width)}, {float(width), float(width)}};
+  NullColumns sums{};
+#pragma unroll 1
+  for (int j = 0; j < width; j += 32) {
+    const Mask<T> part = mask.later(0, j);
+    const std::uint32_t seen = part.template seen<true>(lane);
+    const std::uint32_t kept = in.drop_end == 0 ? seen : seen & part.template kept<true>(lane);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const std::uint32_t of_half = 0x03030303u << 2 * half;
+      sums.seen[half] += float(__popc(seen & of_half));
+      sums.kept[half] += float(__popc(kept & of_half));
+    }
+  }
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    sums.seen[half] = sum_of_row(sums.seen[half]);
+    sums.kept[half] = sum_of_row(sums.kept[half]) * in.keep_factor;
+  }
+  return sums;
+}
+/// Calls f with the null blocks of query bucket u.
+template <class T, class F>
+__device__ void for_nulls(const TileHead<T>& head, int u, F f) {
+#pragma unroll 1
+  for (int c = 0; !head.is_local && head.in.nulls > 0 && c < head.in.n_top; ++c) {
+    const AttentionBlock found = head.block(u, c);
+    if (found.kind == AttentionBlock::null) f(KeyBlock{c, found.kind, 0, found.width, head.weight(found)});
+  }
 }
 
-/// Steps of kStep keys over all that query bucket u looks at, for queries of it before `end`.
+/// Steps of kStep keys over all that query bucket u looks at but nulls, for queries of it before `end`.
 template <int kStep, class T>
 struct KeySteps {
   const TileHead<T>& head;
@@ -552,7 +591,7 @@ struct KeySteps {
     j0 = 0;
     for (++block.c; block.c < head.blocks(); ++block.c) {
       const AttentionBlock found = head.block(u, block.c);
-      if (found.kind == AttentionBlock::closed) continue;
+      if (found.kind == AttentionBlock::closed || found.kind == AttentionBlock::null) continue;
       block = {block.c, found.kind, found.begin, found.width, head.weight(found)};
       return true;
     }

@@ -365,15 +365,11 @@ __device__ void add_columns(FragmentC (&c)[d / 8], const FragmentA (&p)[kPlanes]
   }
 }
 
-/// Copies `kBytes` (8 or 16) to shared memory while the threads go on, or zeroes them if not `wanted`. `kKeeps`: by way
-/// of the L1 cache, for what is read again and again (8 bytes always are).
-template <int kBytes, bool kKeeps = false>
+/// Copies `kBytes` (8 or 16) to shared memory while the threads go on, or zeroes them if not `wanted`.
+template <int kBytes>
 __device__ void copy_async(void* shared, const void* global, bool wanted) {
   const int bytes = wanted ? kBytes : 0;
-  if constexpr (kBytes == 16 && kKeeps)
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
-                 : "memory");
-  else if constexpr (kBytes == 16)
+  if constexpr (kBytes == 16)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
                  : "memory");
   else

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <type_traits>
-#include <vector>
 
 #include "autograd/memory.h"
 #include "cuda/blas.h"
@@ -39,6 +38,25 @@ struct AttendOnTensorCores {
   struct Rows {
     FragmentC sum[d / 8] = {};
     float base[2] = {kNone, kNone}, total[2] = {};
+
+    // Moves the bases to scores that are ahead; `rescale` is what totals are to be multiplied with. Sums have been.
+    __device__ void follow(const float (&largest)[2], float (&rescale)[2]) {
+      bool moves = false;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float next = largest[half] > base[half] + kSlack ? largest[half] : base[half];
+        rescale[half] = next == base[half] ? 1.0f : exp2_fast(base[half] - next);
+        moves |= next != base[half];
+        base[half] = next;
+      }
+      if (!__any_sync(0xffffffffu, moves)) return;
+#pragma unroll
+      for (FragmentC& piece : sum)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) piece.x[e] *= rescale[e / 2];
+    }
+    // What exponents begin from: of a row that has seen nothing, any number.
+    __device__ float origin(int half) const { return base[half] == kNone ? 0.0f : base[half]; }
   };
 
   __device__ void operator()(Thread& t) const {
@@ -50,8 +68,9 @@ struct AttendOnTensorCores {
     const Tile queries = tile_of<d, kPlanes>(t, kRows);
     const Keys keys(t, in.width);  // and values
     const HeadRows<const T> key_rows_of_head = key_rows(head, in.kv);
+    const int apart = in.heads * in.width;  // from a key to its value
     const auto copy = [&](const KeySteps<kStep, T>& step, int s) {
-      copy_keys(t, head, key_rows_of_head, step.block, step.j0, keys, s);
+      keys.copy_both(t, s, key_rows_of_head, apart, step.block.begin + step.j0, step.block.width - step.j0);
     };
 
     copy_rows<kRows, kThreads>(t, queries, query_rows(head, in.q), slot, count, in.width);
@@ -71,7 +90,10 @@ struct AttendOnTensorCores {
         attend(mask, lane, queries.from(group), keys.first_of(s), keys.second_of(s), rows);
     }
     await_copies<0>();
-    t.sync();  // the queries are read no more
+    t.sync();  // of the queries a warp reads only its own from here
+    for_nulls(head, u, [&](const KeyBlock& block) {
+      attend_null({head, u, block, i0 + first, 0}, lane, queries, first, rows);
+    });
 
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -126,30 +148,19 @@ struct AttendOnTensorCores {
       }
       scale = 1;
     }
-    float rescale[2];
-    bool moves = false;
+    float largest[2] = {kNone, kNone}, rescale[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float largest = kNone;
 #pragma unroll
-      for (const FragmentC& piece : score) largest = fmaxf(largest, fmaxf(piece.x[2 * half], piece.x[2 * half + 1]));
-      largest = largest_of_row(largest) * scale;
-      float& base = rows.base[half];
-      const float next = largest > base + kSlack ? largest : base;
-      rescale[half] = next == base ? 1.0f : exp2_fast(base - next);
-      moves |= next != base;
-      base = next;
+      for (const FragmentC& piece : score)
+        largest[half] = fmaxf(largest[half], fmaxf(piece.x[2 * half], piece.x[2 * half + 1]));
+      largest[half] = largest_of_row(largest[half]) * scale;
     }
-    if (__any_sync(0xffffffffu, moves)) {
-#pragma unroll
-      for (FragmentC& piece : rows.sum)
-#pragma unroll
-        for (int e = 0; e < 4; ++e) piece.x[e] *= rescale[e / 2];
-    }
+    rows.follow(largest, rescale);
     const float log_weight = is_folded ? __log2f(w) : 0.0f, by_weight = is_folded ? __fdividef(1.0f, w) : 1.0f;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float offset = log_weight - (rows.base[half] == kNone ? 0.0f : rows.base[half]);
+      const float offset = log_weight - rows.origin(half);
       float all = 0;
 #pragma unroll
       for (FragmentC& piece : score)
@@ -168,10 +179,6 @@ struct AttendOnTensorCores {
         for (float& x : piece.x) x *= w;
     }
     if (in.drop_end > 0) drop(score, kept, in.keep_factor);
-    if (mask.block.kind == AttentionBlock::null) {
-      add_null<d>(rows.sum, score, values, lane);
-      return;
-    }
     FragmentA p[kPlanes][kStep / 16];
     split(p, score);
     begin_products();
@@ -179,6 +186,27 @@ struct AttendOnTensorCores {
     commit_products();
     await_products<0>();
     pin(rows.sum);
+  }
+
+  // A null block, for the warp's rows `first` ..
+  __device__ void attend_null(const Mask& mask, int lane, const Tile& queries, int first, Rows& rows) const {
+    const std::int64_t row = std::int64_t(mask.head.sorting_head) * in.width;
+    const float2 scores = times_vector(queries, first, &in.null_keys[row], in.width, lane);
+    const NullColumns columns = null_columns(mask, lane);
+    const float w = mask.block.weight, scale = w * in.scale * kLog2E;
+    float score[2] = {scores.x * scale, scores.y * scale}, rescale[2], factor[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      if (columns.seen[half] == 0) score[half] = kNone;
+    rows.follow(score, rescale);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float p = exp2_fast(score[half] - rows.origin(half));
+      rows.total[half] *= rescale[half];
+      if (lane % 4 == 0) rows.total[half] = fmaf(p, columns.seen[half], rows.total[half]);  // one lane's share of it
+      factor[half] = w * p * columns.kept[half];
+    }
+    add_vector(rows.sum, factor, &in.null_values[row], in.width, lane);
   }
 };
 
@@ -209,7 +237,6 @@ struct QueryGradientOnTensorCores {
   struct Sums {
     FragmentC dq[d / 8] = {};
     float dweight = 0;
-    float null_key[2] = {}, null_value[2] = {};  // what the nulls' gradients multiply each query and its dy with
   };
 
   __device__ void operator()(Thread& t) const {
@@ -222,8 +249,9 @@ struct QueryGradientOnTensorCores {
     const Keys keys(t, in.width);                                      // and values
     float2* const scratch = pointer(t.shared<float2>(kRows)) + first;  // of this warp
     const HeadRows<const T> key_rows_of_head = key_rows(head, in.kv);
+    const int apart = in.heads * in.width;  // from a key to its value
     const auto copy = [&](const KeySteps<kStep, T>& step, int s) {
-      copy_keys(t, head, key_rows_of_head, step.block, step.j0, keys, s);
+      keys.copy_both(t, s, key_rows_of_head, apart, step.block.begin + step.j0, step.block.width - step.j0);
     };
 
     copy_rows<kRows, kThreads>(t, queries, query_rows(head, in.q), slot, count, in.width);
@@ -280,23 +308,20 @@ struct QueryGradientOnTensorCores {
     await_copies<0>();
     await_products<0>();
     pin(sums.dq);
-    t.sync();  // the queries are read no more
-
+    t.sync();  // of queries and flow a warp reads only its own from here
     if (!head.is_local && in.nulls > 0) {
-      const T* const key = &in.null_keys[head.sorting_head * in.width] + lane % 4 * 2;
-#pragma unroll
-      for (float& x : sums.null_key) x = sum_of_row(x);
-#pragma unroll
-      for (int n = 0; n < d / 8; ++n)
-#pragma unroll
-        for (int e = 0; n * 8 < in.width && e < 4; ++e)
-          sums.dq[n].x[e] += sums.null_key[e / 2] * float(key[n * 8 + e % 2]);
+      // What the gradients of the null's key and value multiply each query and its dy with.
+      float by_key[2] = {}, by_value[2] = {};
+      for_nulls(head, u, [&](const KeyBlock& block) {
+        const float dweight = add_null({head, u, block, i0 + first, 0}, lane, queries, flow, first, lse, dot, by_key,
+                                       by_value);
+        if (lane == 0) dweight_of(block.c) = dweight;
+      });
+      add_vector(sums.dq, by_key, &in.null_keys[std::int64_t(head.sorting_head) * in.width], in.width, lane);
       const std::int64_t row = std::int64_t(head.sorting_head) * batch + head.sequence;
       const std::int64_t at = ((row * in.buckets + u) * tiles + tile) * kWarps + t.warp();
-      write_null(lane, {sums.null_key[0], sums.null_key[1]}, queries.from(first), in.scale, scratch,
-                 dnull_keys + at * in.width);
-      write_null(lane, {sum_of_row(sums.null_value[0]), sum_of_row(sums.null_value[1])}, flow.from(first), 1, scratch,
-                 dnull_values + at * in.width);
+      write_null(lane, by_key, queries.from(first), in.scale, scratch, dnull_keys + at * in.width);
+      write_null(lane, by_value, flow.from(first), 1, scratch, dnull_values + at * in.width);
     }
 #pragma unroll
     for (FragmentC& piece : sums.dq)
@@ -350,22 +375,34 @@ struct QueryGradientOnTensorCores {
     else
       differentiate(std::false_type{}, 0.0f, w);
     sums.dweight += (by_score * in.scale + by_value) * (is_open ? __fdividef(1.0f, w) : 1.0f);
-    if (mask.block.kind != AttentionBlock::null) {
-      FragmentA a[kPlanes][kPart / 16];
-      split(a, ds);
-      begin_products();
-      add_columns<d>(sums.dq, a, keys, 0, lane);
-      commit_products();
-      return;
+    FragmentA a[kPlanes][kPart / 16];
+    split(a, ds);
+    begin_products();
+    add_columns<d>(sums.dq, a, keys, 0, lane);
+    commit_products();
+  }
+
+  // What a null block gives to the warp's rows `first` ..; the result is its weight's gradient.
+  __device__ float add_null(const Mask& mask, int lane, const Tile& queries, const Tile& flow, int first,
+                            const float (&lse)[2], const float (&dot)[2], float (&by_key)[2],
+                            float (&by_value)[2]) const {
+    const std::int64_t row = std::int64_t(mask.head.sorting_head) * in.width;
+    const float2 scores = times_vector(queries, first, &in.null_keys[row], in.width, lane);
+    const float2 dps = times_vector(flow, first, &in.null_values[row], in.width, lane);
+    const float score[2] = {scores.x, scores.y}, dp[2] = {dps.x, dps.y};
+    const NullColumns columns = null_columns(mask, lane);
+    const float w = mask.block.weight, scale = w * in.scale * kLog2E;
+    float dweight = 0;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {  // sums over the columns
+      const float p = columns.seen[half] == 0 ? 0.0f : exp2_fast(fmaf(score[half], scale, -lse[half]));
+      const float kept = p * columns.kept[half];
+      const float dscore = fmaf(w * dp[half], kept, -dot[half] * p * columns.seen[half]);
+      dweight += fmaf(dscore * in.scale, score[half], kept * dp[half]);
+      by_key[half] = fmaf(w, dscore, by_key[half]);
+      by_value[half] = fmaf(w, kept, by_value[half]);
     }
-    if (in.drop_end > 0) drop(p, kept, in.keep_factor);
-#pragma unroll
-    for (int n = 0; n < kPart / 8; ++n)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        sums.null_key[e / 2] += ds[n].x[e];
-        sums.null_value[e / 2] += p[n].x[e];
-      }
+    return sum_of_rows(dweight);
   }
 
   // Two lanes take a query of the warp.
@@ -397,12 +434,12 @@ struct QueryGradientOnTensorCores {
   }
 
   // y = the sum over the warp's rows of their factors times them.
-  __device__ void write_null(int lane, float2 factor, const Tile& rows, float scale, float2* scratch,
+  __device__ void write_null(int lane, const float (&factor)[2], const Tile& rows, float scale, float2* scratch,
                              Global<float> y) const {
     __syncwarp();
     if (lane % 4 == 0) {
-      scratch[lane / 4].x = factor.x;
-      scratch[8 + lane / 4].x = factor.y;
+      scratch[lane / 4].x = factor[0];
+      scratch[8 + lane / 4].x = factor[1];
     }
     __syncwarp();
     for (int column = lane; column < in.width; column += kWarp) {
@@ -717,26 +754,6 @@ int attribute(cudaDeviceAttr which) {
   return value;
 }
 
-// A null's row is read 16 bytes at a time by many blocks of threads at once, so it should lie in as few lines of the
-// caches as it can; and a parameter may begin anywhere: a copy, where it does not begin with a line.
-template <class T>
-class AlignedNulls {
- public:
-  explicit AlignedNulls(typename kernels::BucketedAttention<T>::Arguments& in) {
-    for (const T** x : {&in.null_keys, &in.null_values}) {
-      if (reinterpret_cast<std::uintptr_t>(*x) % kLine == 0) continue;
-      copies_.push_back(workspace({in.shape.sorting(), in.shape.width}, dtype_of<T>));
-      const Tensor& copy = copies_.back();
-      Memory::copy(Cuda{}, reinterpret_cast<const std::byte*>(*x), copy.raw(), copy.bytes());
-      *x = copy.data<T>();
-    }
-  }
-
- private:
-  static constexpr std::size_t kLine = 128;
-  std::vector<Tensor> copies_;
-};
-
 constexpr std::string_view kName = "bucketed_attention";
 
 }  // namespace
@@ -753,9 +770,8 @@ bool TensorCoreAttention<T>::takes(const AttentionShape& s) {
 }
 
 template <class T>
-void TensorCoreAttention<T>::forward(Arguments in, const Results& out) {
+void TensorCoreAttention<T>::forward(const Arguments& in, const Results& out) {
   const AttentionShape& s = in.shape;
-  const AlignedNulls<T> nulls(in);
   const auto attend = [&]<class Kernel>(std::type_identity<Kernel>) {
     const int tiles = int(pieces(s.pattern.bucket, Kernel::kRows));
     launch(kName, s.batch * s.heads * s.buckets() * tiles, Kernel::kThreads, Kernel::shared_bytes(),
@@ -770,9 +786,8 @@ void TensorCoreAttention<T>::forward(Arguments in, const Results& out) {
 }
 
 template <class T>
-void TensorCoreAttention<T>::backward(Arguments in, const Results& out, const T* dy, const Flows& flows) {
+void TensorCoreAttention<T>::backward(const Arguments& in, const Results& out, const T* dy, const Flows& flows) {
   const AttentionShape& s = in.shape;
-  const AlignedNulls<T> nulls(in);
   const TileInputs<T> inputs(in);
   const Tensor rows = workspace({s.batch, s.heads, s.length, 2}, DType::f32);
   auto* const rows_of_queries = reinterpret_cast<float2*>(rows.data<float>());
