@@ -49,6 +49,13 @@ __device__ MmaTile<d, kPlanes> tile_of(Thread& t, int rows) {
   return {pointer(t.shared<bf16>(MmaTile<d, kPlanes>::count(rows)))};
 }
 
+/// x, of which the compiler does not know that: what follows from it is worked out anew, not held in registers until
+/// then.
+__device__ inline std::uint32_t anew(std::uint32_t x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 /// What a block of threads works on: a tile of a bucket of a head of a sequence.
 struct Place {
   int tile, bucket, item;
@@ -535,8 +542,8 @@ __device__ void drop(FragmentC (&x)[kPieces], const std::uint32_t (&kept)[kPiece
 }
 
 /// A null block is one key that stands in each of its columns, so its scores are one number a row, and so is all that
-/// follows from them: summed in f32, with no tile. (Rounded to bf16, equal probabilities would all err in one direction.)
-/// How many columns a lane's two rows see, and the sum of what dropout multiplies them with.
+/// follows from them: summed in f32, with no tile. (Rounded to bf16, equal probabilities would all err in one
+/// direction.) How many columns a lane's two rows see, and the sum of what dropout multiplies them with.
 struct NullColumns {
   float seen[2], kept[2];
 };
@@ -565,6 +572,11 @@ __device__ NullColumns null_columns(const Mask<T>& mask, int lane) {
   }
   return sums;
 }
+/// The null key or value of a head.
+template <class T>
+__device__ const T* null_row(const TileHead<T>& head, const Global<const T>& nulls) {
+  return &nulls[std::int64_t(head.sorting_head) * head.in.width];
+}
 /// Calls f with the null blocks of query bucket u.
 template <class T, class F>
 __device__ void for_nulls(const TileHead<T>& head, int u, F f) {
@@ -575,13 +587,14 @@ __device__ void for_nulls(const TileHead<T>& head, int u, F f) {
   }
 }
 
-/// Steps of kStep keys over all that query bucket u looks at but nulls, for queries of it before `end`.
+/// Steps of kStep keys over all that query bucket u looks at but nulls, for queries of it before `end`. The own bucket
+/// of a sorting head comes first: its keys are on their way while the picks are read.
 template <int kStep, class T>
 struct KeySteps {
   const TileHead<T>& head;
   int u, end;
   KeyBlock block = {};
-  int j0 = 0;
+  int j0 = 0, looked_at = 0;  // blocks
 
   /// To the next step; false where there is none.
   __device__ bool next() {
@@ -589,10 +602,13 @@ struct KeySteps {
     if (block.c >= 0 && j0 < block.width && !(head.in.causal && block.kind == AttentionBlock::own && j0 >= end))
       return true;
     j0 = 0;
-    for (++block.c; block.c < head.blocks(); ++block.c) {
-      const AttentionBlock found = head.block(u, block.c);
+    const bool own_first = !head.is_local && head.in.own;
+    while (looked_at < head.blocks()) {
+      const int c = !own_first ? looked_at : looked_at == 0 ? head.in.n_top : looked_at - 1;
+      ++looked_at;
+      const AttentionBlock found = head.block(u, c);
       if (found.kind == AttentionBlock::closed || found.kind == AttentionBlock::null) continue;
-      block = {block.c, found.kind, found.begin, found.width, head.weight(found)};
+      block = {c, found.kind, found.begin, found.width, head.weight(found)};
       return true;
     }
     return false;

@@ -91,9 +91,10 @@ struct AttendOnTensorCores {
     }
     await_copies<0>();
     t.sync();  // of the queries a warp reads only its own from here
-    for_nulls(head, u, [&](const KeyBlock& block) {
-      attend_null({head, u, block, i0 + first, 0}, lane, queries, first, rows);
-    });
+    // Held in registers until here, its place cost blocks of four warps 180 bytes a thread in spills; those of eight do
+    // not mind, but spill 200 if it is worked out anew.
+    const auto block = std::uint32_t(t.block());
+    attend_nulls(place_of(kWarps == 4 ? anew(block) : block, tiles, in.buckets), lane, queries, first, rows);
 
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -188,25 +189,29 @@ struct AttendOnTensorCores {
     pin(rows.sum);
   }
 
-  // A null block, for the warp's rows `first` ..
-  __device__ void attend_null(const Mask& mask, int lane, const Tile& queries, int first, Rows& rows) const {
-    const std::int64_t row = std::int64_t(mask.head.sorting_head) * in.width;
-    const float2 scores = times_vector(queries, first, &in.null_keys[row], in.width, lane);
-    const NullColumns columns = null_columns(mask, lane);
-    const float w = mask.block.weight, scale = w * in.scale * kLog2E;
-    float score[2] = {scores.x * scale, scores.y * scale}, rescale[2], factor[2];
+  // Null blocks, for the warp's rows `first` ..
+  __device__ void attend_nulls(const Place& place, int lane, const Tile& queries, int first, Rows& rows) const {
+    const TileHead<T> head(in, place.item);
+    const T *const key = null_row(head, in.null_keys), *const value = null_row(head, in.null_values);
+    for_nulls(head, place.bucket, [&](const KeyBlock& block) {
+      const Mask mask{head, place.bucket, block, place.tile * kRows + first, 0};
+      const float2 scores = times_vector(queries, first, key, in.width, lane);
+      const NullColumns columns = null_columns(mask, lane);
+      const float w = block.weight, scale = w * in.scale * kLog2E;
+      float score[2] = {scores.x * scale, scores.y * scale}, rescale[2], factor[2];
 #pragma unroll
-    for (int half = 0; half < 2; ++half)
-      if (columns.seen[half] == 0) score[half] = kNone;
-    rows.follow(score, rescale);
+      for (int half = 0; half < 2; ++half)
+        if (columns.seen[half] == 0) score[half] = kNone;
+      rows.follow(score, rescale);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float p = exp2_fast(score[half] - rows.origin(half));
-      rows.total[half] *= rescale[half];
-      if (lane % 4 == 0) rows.total[half] = fmaf(p, columns.seen[half], rows.total[half]);  // one lane's share of it
-      factor[half] = w * p * columns.kept[half];
-    }
-    add_vector(rows.sum, factor, &in.null_values[row], in.width, lane);
+      for (int half = 0; half < 2; ++half) {
+        const float p = exp2_fast(score[half] - rows.origin(half));
+        rows.total[half] *= rescale[half];
+        if (lane % 4 == 0) rows.total[half] = fmaf(p, columns.seen[half], rows.total[half]);  // one lane's share of it
+        factor[half] = w * p * columns.kept[half];
+      }
+      add_vector(rows.sum, factor, value, in.width, lane);
+    });
   }
 };
 
@@ -273,8 +278,7 @@ struct QueryGradientOnTensorCores {
     }
 
     Sums sums;
-    const std::int64_t part = ((std::int64_t(head.group()) * in.buckets + u) * tiles + tile) * kWarps + t.warp();
-    const auto dweight_of = [&](int c) -> float& { return dweights[part * in.n_top + c]; };
+    const auto dweight_of = [&](int c) -> float& { return dweights_of(t, head, u, tile)[c]; };
     for (int c = lane; !head.is_local && c < in.n_top; c += kWarp) dweight_of(c) = 0;  // closed blocks have none
     __syncwarp();
     for (int s = 0; more; s ^= 1) {
@@ -299,9 +303,9 @@ struct QueryGradientOnTensorCores {
         else
           meanwhile();
       }
-      if ((!more || ahead.block.c != block.c) && !head.is_local && block.c < in.n_top) {  // the block ends
+      if ((!more || ahead.block.c != block.c) && !head.is_local) {  // the block ends
         const float dweight = reduce_warp(t, sums.dweight, Plus{});
-        if (lane == 0) dweight_of(block.c) = dweight;
+        if (lane == 0 && block.c < in.n_top) dweight_of(block.c) = dweight;
         sums.dweight = 0;
       }
     }
@@ -309,20 +313,7 @@ struct QueryGradientOnTensorCores {
     await_products<0>();
     pin(sums.dq);
     t.sync();  // of queries and flow a warp reads only its own from here
-    if (!head.is_local && in.nulls > 0) {
-      // What the gradients of the null's key and value multiply each query and its dy with.
-      float by_key[2] = {}, by_value[2] = {};
-      for_nulls(head, u, [&](const KeyBlock& block) {
-        const float dweight = add_null({head, u, block, i0 + first, 0}, lane, queries, flow, first, lse, dot, by_key,
-                                       by_value);
-        if (lane == 0) dweight_of(block.c) = dweight;
-      });
-      add_vector(sums.dq, by_key, &in.null_keys[std::int64_t(head.sorting_head) * in.width], in.width, lane);
-      const std::int64_t row = std::int64_t(head.sorting_head) * batch + head.sequence;
-      const std::int64_t at = ((row * in.buckets + u) * tiles + tile) * kWarps + t.warp();
-      write_null(lane, by_key, queries.from(first), in.scale, scratch, dnull_keys + at * in.width);
-      write_null(lane, by_value, flow.from(first), 1, scratch, dnull_values + at * in.width);
-    }
+    add_nulls(t, place_of(anew(std::uint32_t(t.block())), tiles, in.buckets), queries, flow, lse, dot, scratch, sums);
 #pragma unroll
     for (FragmentC& piece : sums.dq)
 #pragma unroll
@@ -382,27 +373,44 @@ struct QueryGradientOnTensorCores {
     commit_products();
   }
 
-  // What a null block gives to the warp's rows `first` ..; the result is its weight's gradient.
-  __device__ float add_null(const Mask& mask, int lane, const Tile& queries, const Tile& flow, int first,
-                            const float (&lse)[2], const float (&dot)[2], float (&by_key)[2],
-                            float (&by_value)[2]) const {
-    const std::int64_t row = std::int64_t(mask.head.sorting_head) * in.width;
-    const float2 scores = times_vector(queries, first, &in.null_keys[row], in.width, lane);
-    const float2 dps = times_vector(flow, first, &in.null_values[row], in.width, lane);
-    const float score[2] = {scores.x, scores.y}, dp[2] = {dps.x, dps.y};
-    const NullColumns columns = null_columns(mask, lane);
-    const float w = mask.block.weight, scale = w * in.scale * kLog2E;
-    float dweight = 0;
+  // Of the warp's rows, the gradients of the weights.
+  __device__ Global<float> dweights_of(const Thread& t, const TileHead<T>& head, int u, int tile) const {
+    return dweights + (((std::int64_t(head.group()) * in.buckets + u) * tiles + tile) * kWarps + t.warp()) * in.n_top;
+  }
+
+  // What null blocks give to the warp's rows, and these to them.
+  __device__ void add_nulls(const Thread& t, const Place& place, const Tile& queries, const Tile& flow,
+                            const float (&lse)[2], const float (&dot)[2], float2* scratch, Sums& sums) const {
+    const TileHead<T> head(in, place.item);
+    if (head.is_local || in.nulls == 0) return;
+    const int lane = t.lane(), first = t.warp() * kRowsOfWarp, u = place.bucket;
+    const T *const key = null_row(head, in.null_keys), *const value = null_row(head, in.null_values);
+    float by_key[2] = {}, by_value[2] = {};  // what their gradients multiply each query and its dy with
+    for_nulls(head, u, [&](const KeyBlock& block) {
+      const Mask mask{head, u, block, place.tile * kRows + first, 0};
+      const float2 scores = times_vector(queries, first, key, in.width, lane);
+      const float2 dps = times_vector(flow, first, value, in.width, lane);
+      const float score[2] = {scores.x, scores.y}, dp[2] = {dps.x, dps.y};
+      const NullColumns columns = null_columns(mask, lane);
+      const float w = block.weight, scale = w * in.scale * kLog2E;
+      float dweight = 0;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {  // sums over the columns
-      const float p = columns.seen[half] == 0 ? 0.0f : exp2_fast(fmaf(score[half], scale, -lse[half]));
-      const float kept = p * columns.kept[half];
-      const float dscore = fmaf(w * dp[half], kept, -dot[half] * p * columns.seen[half]);
-      dweight += fmaf(dscore * in.scale, score[half], kept * dp[half]);
-      by_key[half] = fmaf(w, dscore, by_key[half]);
-      by_value[half] = fmaf(w, kept, by_value[half]);
-    }
-    return sum_of_rows(dweight);
+      for (int half = 0; half < 2; ++half) {  // sums over the columns
+        const float p = columns.seen[half] == 0 ? 0.0f : exp2_fast(fmaf(score[half], scale, -lse[half]));
+        const float kept = p * columns.kept[half];
+        const float dscore = fmaf(w * dp[half], kept, -dot[half] * p * columns.seen[half]);
+        dweight += fmaf(dscore * in.scale, score[half], kept * dp[half]);
+        by_key[half] = fmaf(w, dscore, by_key[half]);
+        by_value[half] = fmaf(w, kept, by_value[half]);
+      }
+      dweight = sum_of_rows(dweight);
+      if (lane == 0) dweights_of(t, head, u, place.tile)[block.c] = dweight;
+    });
+    add_vector(sums.dq, by_key, key, in.width, lane);
+    const std::int64_t row = std::int64_t(head.sorting_head) * batch + head.sequence;
+    const std::int64_t at = ((row * in.buckets + u) * tiles + place.tile) * kWarps + t.warp();
+    write_null(lane, by_key, queries.from(first), in.scale, scratch, dnull_keys + at * in.width);
+    write_null(lane, by_value, flow.from(first), 1, scratch, dnull_values + at * in.width);
   }
 
   // Two lanes take a query of the warp.
@@ -701,8 +709,8 @@ template <int kPlanes, int d>
 struct Cut;
 template <int d>
 requires(d <= 64) struct Cut<1, d> {
-  using Forward = AttendOnTensorCores<1, d, 8, 2, 64>;
-  using ForwardOfFew = AttendOnTensorCores<1, d, 4, 4, 64>;  // of up to 64 queries
+  using Forward = AttendOnTensorCores<1, d, 4, 4, 64>;
+  using ForwardOfFew = Forward;  // of up to 64 queries
   using Queries = QueryGradientOnTensorCores<1, d, 4, 3, 64, 32>;
   using Keys = KeyGradientOnTensorCores<1, d, 4, 2, 64, 64>;
 };
