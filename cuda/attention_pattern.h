@@ -1,6 +1,9 @@
 // Who sees whom in bucketed attention, by index arithmetic: what its kernels share, with and without tensor cores.
 #pragma once
+#include <algorithm>
+
 #include "autograd/ops/bucketed_attention.h"
+#include "cuda/divisor.h"
 #include "cuda/random.h"
 
 namespace sinkhorn::cuda {
@@ -15,6 +18,9 @@ struct AttentionInputs {
         buckets(int(in.shape.buckets())),
         key_buckets(int(in.shape.key_buckets())),
         heads(int(in.shape.heads)),
+        by_heads(std::max<std::int64_t>(in.shape.heads, 1)),
+        by_buckets(std::max<std::int64_t>(in.shape.buckets(), 1)),
+        by_key_buckets(std::max<std::int64_t>(in.shape.key_buckets(), 1)),
         local(int(in.shape.pattern.local)),
         width(int(in.shape.width)),
         query_stride(int(in.shape.query_stride())),
@@ -39,7 +45,9 @@ struct AttentionInputs {
         sorting_stream(in.sorting_bits) {}
 
   // A sequence has fewer than 2^31 tokens, all of them together may have more elements.
-  int length, key_length, buckets, key_buckets, heads, local, width;
+  int length, key_length, buckets, key_buckets, heads;
+  Divisor by_heads, by_buckets, by_key_buckets;
+  int local, width;
   int query_stride, key_stride;  // elements from a token to the next
   int bucket, key_bucket, lists, n_top, nulls;
   bool causal, own;
@@ -67,8 +75,8 @@ struct AttentionHead {
   using R = Real<T>;
   SINKHORN_DEVICE AttentionHead(const AttentionInputs<T>& inputs, int item)
       : in(inputs),
-        sequence(item / inputs.heads),
-        head(item % inputs.heads),
+        sequence(item / inputs.by_heads),
+        head(item - sequence * inputs.heads),
         sorting(inputs.heads - inputs.local),
         sorting_head(head - inputs.local),
         is_local(head < inputs.local),

@@ -8,9 +8,9 @@ bool TensorCoreAttention<T>::takes(const AttentionShape&) {
   return false;
 }
 template <class T>
-void TensorCoreAttention<T>::forward(Arguments, const Results&) {}
+void TensorCoreAttention<T>::forward(const Arguments&, const Results&) {}
 template <class T>
-void TensorCoreAttention<T>::backward(Arguments, const Results&, const T*, const Flows&) {}
+void TensorCoreAttention<T>::backward(const Arguments&, const Results&, const T*, const Flows&) {}
 
 template struct TensorCoreAttention<bf16>;
 template struct TensorCoreAttention<float>;

@@ -51,7 +51,7 @@ __device__ MmaTile<d, kPlanes> tile_of(Thread& t, int rows) {
 
 /// x, of which the compiler does not know that: what follows from it is worked out anew, not held in registers until
 /// then.
-__device__ inline std::uint32_t anew(std::uint32_t x) {
+__device__ inline int anew(int x) {
   asm volatile("" : "+r"(x));
   return x;
 }
@@ -60,9 +60,9 @@ __device__ inline std::uint32_t anew(std::uint32_t x) {
 struct Place {
   int tile, bucket, item;
 };
-__device__ inline Place place_of(std::uint32_t block, int tiles, int buckets) {
-  const std::uint32_t bucket = block / std::uint32_t(tiles), item = bucket / std::uint32_t(buckets);
-  return {int(block - bucket * std::uint32_t(tiles)), int(bucket - item * std::uint32_t(buckets)), int(item)};
+__device__ inline Place place_of(int block, const Divisor& tiles, const Divisor& buckets) {
+  const int bucket = block / tiles, item = bucket / buckets;
+  return {block - bucket * tiles.value(), bucket - item * buckets.value(), item};
 }
 
 /// The rows of one head in memory, by slot: those of a token are `stride` elements from those of the next.

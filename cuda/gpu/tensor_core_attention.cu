@@ -28,7 +28,7 @@ struct AttendOnTensorCores {
   // anew at every step, and lose no range.
   static constexpr float kSlack = 8;
   TileInputs<T> in;
-  int tiles;  // of queries in a bucket
+  Divisor tiles;  // of queries in a bucket
   Global<T> y, rest;
   Global<float> log_sum_exp;
 
@@ -60,7 +60,7 @@ struct AttendOnTensorCores {
   };
 
   __device__ void operator()(Thread& t) const {
-    const auto [tile, u, item] = place_of(std::uint32_t(t.block()), tiles, in.buckets);
+    const auto [tile, u, item] = place_of(int(t.block()), tiles, in.by_buckets);
     const TileHead<T> head(in, item);
     const int i0 = tile * kRows, slot = u * in.bucket + i0, count = in.bucket - i0;
     const int lane = t.lane(), first = t.warp() * kRowsOfWarp;
@@ -93,8 +93,8 @@ struct AttendOnTensorCores {
     t.sync();  // of the queries a warp reads only its own from here
     // Held in registers until here, its place cost blocks of four warps 180 bytes a thread in spills; those of eight do
     // not mind, but spill 200 if it is worked out anew.
-    const auto block = std::uint32_t(t.block());
-    attend_nulls(place_of(kWarps == 4 ? anew(block) : block, tiles, in.buckets), lane, queries, first, rows);
+    const int block = int(t.block());
+    attend_nulls(place_of(kWarps == 4 ? anew(block) : block, tiles, in.by_buckets), lane, queries, first, rows);
 
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -225,7 +225,7 @@ struct QueryGradientOnTensorCores {
   using Mask = cuda::Mask<T>;
   static constexpr int kRows = kWarps * kRowsOfWarp, kThreads = kWarps * kWarp, kBlocksOfMultiprocessor = kBlocks;
   TileInputs<T> in;
-  int tiles;
+  Divisor tiles;
   std::int64_t batch;
   Global<const T> y, rest, dy;
   Global<const float> log_sum_exp;
@@ -245,7 +245,7 @@ struct QueryGradientOnTensorCores {
   };
 
   __device__ void operator()(Thread& t) const {
-    const auto [tile, u, item] = place_of(std::uint32_t(t.block()), tiles, in.buckets);
+    const auto [tile, u, item] = place_of(int(t.block()), tiles, in.by_buckets);
     const TileHead<T> head(in, item);
     const int i0 = tile * kRows, slot = u * in.bucket + i0, count = in.bucket - i0;
     const int lane = t.lane(), first = t.warp() * kRowsOfWarp;
@@ -313,7 +313,7 @@ struct QueryGradientOnTensorCores {
     await_products<0>();
     pin(sums.dq);
     t.sync();  // of queries and flow a warp reads only its own from here
-    add_nulls(t, place_of(anew(std::uint32_t(t.block())), tiles, in.buckets), queries, flow, lse, dot, scratch, sums);
+    add_nulls(t, {tile, u, item}, queries, flow, lse, dot, scratch, sums);
 #pragma unroll
     for (FragmentC& piece : sums.dq)
 #pragma unroll
@@ -375,7 +375,8 @@ struct QueryGradientOnTensorCores {
 
   // Of the warp's rows, the gradients of the weights.
   __device__ Global<float> dweights_of(const Thread& t, const TileHead<T>& head, int u, int tile) const {
-    return dweights + (((std::int64_t(head.group()) * in.buckets + u) * tiles + tile) * kWarps + t.warp()) * in.n_top;
+    return dweights +
+           (((std::int64_t(head.group()) * in.buckets + u) * tiles.value() + tile) * kWarps + t.warp()) * in.n_top;
   }
 
   // What null blocks give to the warp's rows, and these to them.
@@ -408,7 +409,7 @@ struct QueryGradientOnTensorCores {
     });
     add_vector(sums.dq, by_key, key, in.width, lane);
     const std::int64_t row = std::int64_t(head.sorting_head) * batch + head.sequence;
-    const std::int64_t at = ((row * in.buckets + u) * tiles + place.tile) * kWarps + t.warp();
+    const std::int64_t at = ((row * in.buckets + u) * tiles.value() + place.tile) * kWarps + t.warp();
     write_null(lane, by_key, queries.from(first), in.scale, scratch, dnull_keys + at * in.width);
     write_null(lane, by_value, flow.from(first), 1, scratch, dnull_values + at * in.width);
   }
@@ -468,7 +469,7 @@ struct KeyGradientOnTensorCores {
   using Mask = cuda::Mask<T>;
   static constexpr int kRows = kWarps * kRowsOfWarp, kThreads = kWarps * kWarp, kBlocksOfMultiprocessor = kBlocks;
   TileInputs<T> in;
-  int tiles;  // of keys in a key bucket
+  Divisor tiles;  // of keys in a key bucket
   Choosers choosers;
   int later_pieces;
   Global<const T> dy;
@@ -502,12 +503,13 @@ struct KeyGradientOnTensorCores {
   }
   // Later pieces, which are the longest, come first.
   __device__ bool find(const Thread& t, Task& task) const {
-    const auto block = std::uint32_t(t.block()), later = std::uint32_t(later_pieces) * std::uint32_t(tiles);
+    const int block = int(t.block()), later = later_pieces * tiles.value();
     if (block < later) {
-      task = later_piece(int(block / std::uint32_t(tiles)), int(block % std::uint32_t(tiles)));
+      const int number = block / tiles;
+      task = later_piece(number, block - number * tiles.value());
       return task.piece.is_there();
     }
-    const Place place = place_of(block - later, tiles, in.key_buckets);
+    const Place place = place_of(block - later, tiles, in.by_key_buckets);
     task = {place.tile, place.bucket, place.item, {}};
     const TileHead<T> head(in, place.item);
     if (!head.is_local)
@@ -516,7 +518,7 @@ struct KeyGradientOnTensorCores {
   }
   // Where a thread finds the sums of a piece.
   __device__ Global<float4> sums_of(const Thread& t, bool is_first, std::int64_t number, int tile) const {
-    const std::int64_t piece = ((is_first ? 0 : later_pieces) + number) * tiles + tile;
+    const std::int64_t piece = ((is_first ? 0 : later_pieces) + number) * tiles.value() + tile;
     return sums_of_pieces + (piece * 2 * (d / 8) * kThreads + t.index());
   }
 
@@ -674,7 +676,7 @@ struct AddPieces {
   }
 
   __device__ void operator()(Thread& t) const {
-    const int number = int(t.block() / of.tiles), tile_number = int(t.block() % of.tiles);
+    const int number = int(t.block()) / of.tiles, tile_number = int(t.block()) - number * of.tiles.value();
     const auto task = of.later_piece(number, tile_number);
     if (!task.piece.is_there() || task.piece.index != 1) return;
     typename KeyGradient::Sums sums;
@@ -781,8 +783,8 @@ template <class T>
 void TensorCoreAttention<T>::forward(const Arguments& in, const Results& out) {
   const AttentionShape& s = in.shape;
   const auto attend = [&]<class Kernel>(std::type_identity<Kernel>) {
-    const int tiles = int(pieces(s.pattern.bucket, Kernel::kRows));
-    launch(kName, s.batch * s.heads * s.buckets() * tiles, Kernel::kThreads, Kernel::shared_bytes(),
+    const Divisor tiles(pieces(s.pattern.bucket, Kernel::kRows));
+    launch(kName, s.batch * s.heads * s.buckets() * tiles.value(), Kernel::kThreads, Kernel::shared_bytes(),
            Kernel{TileInputs<T>(in), tiles, out.y, out.rest, out.log_sum_exp});
   };
   with_cut<T>(s.width, [&]<class Cut>(Cut) {
@@ -802,12 +804,12 @@ void TensorCoreAttention<T>::backward(const Arguments& in, const Results& out, c
   with_cut<T>(s.width, [&]<class Cut>(Cut) {
     using Kernel = typename Cut::Queries;
     constexpr int warps = Kernel::kThreads / kWarp;
-    const int tiles = int(pieces(s.pattern.bucket, Kernel::kRows));
-    const std::int64_t parts = s.buckets() * tiles * warps;
+    const Divisor tiles(pieces(s.pattern.bucket, Kernel::kRows));
+    const std::int64_t parts = s.buckets() * tiles.value() * warps;
     const Tensor dweights = workspace({s.batch * s.sorting(), parts, s.n_top}, DType::f32);
     const Tensor dnulls = workspace({2, s.sorting(), s.nulls() > 0 ? s.batch * parts : 0, s.width}, DType::f32);
     float *null_keys = dnulls.data<float>(), *null_values = null_keys + dnulls.count() / 2;
-    launch(kName, s.batch * s.heads * s.buckets() * tiles, Kernel::kThreads, Kernel::shared_bytes(),
+    launch(kName, s.batch * s.heads * s.buckets() * tiles.value(), Kernel::kThreads, Kernel::shared_bytes(),
            Kernel{inputs, tiles, s.batch, out.y, out.rest, dy, out.log_sum_exp, flows.q, rows_of_queries,
                   dweights.data<float>(), null_keys, null_values});
     const auto add = [&](std::int64_t before, std::int64_t extent, std::int64_t after, const float* partial, auto* to) {
@@ -823,13 +825,15 @@ void TensorCoreAttention<T>::backward(const Arguments& in, const Results& out, c
   const ChooserLists lists(kName, s, in.picks);
   with_cut<T>(s.width, [&]<class Cut>(Cut) {
     using Kernel = typename Cut::Keys;
-    const std::int64_t tiles = pieces(s.pattern.key_bucket, Kernel::kRows), later = lists.later_pieces();
-    const Tensor sums = workspace({Kernel::bytes_of_pieces(later, tiles)}, DType::boolean);
-    const Kernel kernel{inputs, int(tiles),      lists.choosers(), int(later),
+    const Divisor tiles(pieces(s.pattern.key_bucket, Kernel::kRows));
+    const std::int64_t later = lists.later_pieces();
+    const Tensor sums = workspace({Kernel::bytes_of_pieces(later, tiles.value())}, DType::boolean);
+    const Kernel kernel{inputs, tiles,           lists.choosers(), int(later),
                         dy,     rows_of_queries, flows.kv,         reinterpret_cast<float4*>(sums.raw())};
-    launch(kName, (later + s.batch * s.heads * s.key_buckets()) * tiles, Kernel::kThreads, Kernel::shared_bytes(),
-           kernel);
-    launch(kName, later * tiles, Kernel::kThreads, AddPieces<Kernel>::shared_bytes(), AddPieces<Kernel>{kernel});
+    launch(kName, (later + s.batch * s.heads * s.key_buckets()) * tiles.value(), Kernel::kThreads,
+           Kernel::shared_bytes(), kernel);
+    launch(kName, later * tiles.value(), Kernel::kThreads, AddPieces<Kernel>::shared_bytes(),
+           AddPieces<Kernel>{kernel});
   });
 }
 
