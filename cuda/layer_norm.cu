@@ -243,7 +243,7 @@ void LayerNorm<T, Y>::backward(Cuda, std::int64_t rows, std::int64_t width, cons
         R *gains = partial.data<R>(), *biases = gains + chunks * width;
         launch("layer_norm", chunks, Kernel::kThreads, Kernel::kSharedBytes,
                Kernel{rows, width, chunk, x, gamma, mean, rstd, dy, dx.to, dx.adds, gains, biases});
-        sums::add_chunks_of_two("layer_norm", chunks, width, gains, sums::Into<T>{dgamma.to, dgamma.adds},
+        sums::add_chunks_of_two("layer_norm", 1, chunks, width, gains, sums::Into<T>{dgamma.to, dgamma.adds},
                                 sums::Into<T>{dbeta.to, dbeta.adds});
       }))
     return;

@@ -120,7 +120,7 @@ struct AddChunks {
   static constexpr std::size_t kSharedBytes = kMaxThreads * sizeof(double);
   Chunks s;
   Global<const R> partial;
-  Into<T> y, second;  // if there is a second, that is where sums of before = 1 go
+  Into<T> y, second;  // if there is a second, that is where the sums of the latter half of `before` go
   SINKHORN_DEVICE void operator()(Thread& t) const {
     const auto shares = t.shared<double>(t.size());
     const std::int64_t tiles = (s.after + kColumns - 1) / kColumns, before = quotient(t.block(), tiles);
@@ -138,8 +138,9 @@ struct AddChunks {
     t.sync();
     if (share > 0 || column >= s.after) return;
     for (int other = 1; other < all; ++other) sum += shares[other * kColumns + t.index()];
-    if (before == 1 && second.y)
-      second(column, sum);
+    const std::int64_t half = s.before / 2;
+    if (second.y && before >= half)
+      second((before - half) * s.after + column, sum);
     else
       y(before * s.after + column, sum);
   }
@@ -168,14 +169,14 @@ void add_chunks(std::string_view op, const Chunks& s, const R* partial, const In
          Kernel::kSharedBytes, Kernel{s, partial, y, {nullptr}});
 }
 
-/// y and second (after each) = the sums over `count` of the two halves of partial (2, count, after), or have them
-/// added.
+/// y and second (before, after) = the sums over `count` of the two halves of partial (2, before, count, after), or have
+/// them added.
 template <class R, class T>
-void add_chunks_of_two(std::string_view op, std::int64_t count, std::int64_t after, const R* partial, const Into<T>& y,
-                       const Into<T>& second) {
+void add_chunks_of_two(std::string_view op, std::int64_t before, std::int64_t count, std::int64_t after,
+                       const R* partial, const Into<T>& y, const Into<T>& second) {
   using Kernel = AddChunks<R, T>;
-  launch(op, 2 * pieces(after, Kernel::kColumns), threads_for(Kernel::kColumns * count), Kernel::kSharedBytes,
-         Kernel{{2, count, after, 1, count}, partial, y, second});
+  launch(op, 2 * before * pieces(after, Kernel::kColumns), threads_for(Kernel::kColumns * count), Kernel::kSharedBytes,
+         Kernel{{2 * before, count, after, 1, count}, partial, y, second});
 }
 
 }  // namespace sums

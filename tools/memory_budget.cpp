@@ -89,8 +89,8 @@ class Step {
     if (device_ == Device::cuda) {
       add(lines, "<dy, y>", "(B, H, T)", per_head, kFull);
       if (m_.causal) {
-        // Sums of each warp of 16 queries on tensor cores, of each 32 queries without them.
-        const std::int64_t sums = rows * ((m_.bucket_size + 15) / 16);
+        // Sums of each 64 queries on tensor cores, of each 32 without them.
+        const std::int64_t sums = rows * ((m_.bucket_size + 31) / 32);
         add(lines, "partial sums for null keys and values", "2 x (sums, d)", sums * m_.head_width(), kFull, 2);
       }
     }

@@ -215,8 +215,8 @@ struct AttendOnTensorCores {
   }
 };
 
-// dq, and per warp its shares of the weights' and nulls' gradients; and of each query its log-sum-exp in units of log 2
-// and <dP, P> = <dy, y>.
+// dq; per warp its share of the weights' gradients, and of each tile that of the nulls'; and of each query its
+// log-sum-exp in units of log 2 and <dP, P> = <dy, y>.
 template <int kPlanes, int d, int kWarps, int kBlocks, int kStep, int kPart>
 struct QueryGradientOnTensorCores {
   using T = Number<kPlanes>;
@@ -230,9 +230,9 @@ struct QueryGradientOnTensorCores {
   Global<const T> y, rest, dy;
   Global<const float> log_sum_exp;
   Global<T> dq;
-  Global<float2> rows;                     // (B, H, T), slots in rotated order
-  Global<float> dweights;                  // (B, h, N, tiles, warps, n)
-  Global<float> dnull_keys, dnull_values;  // (h, B, N, tiles, warps, width)
+  Global<float2> rows;     // (B, H, T), slots in rotated order
+  Global<float> dweights;  // (B, h, N, tiles, warps, n)
+  Global<float> dnulls;    // keys and values (2, h, B, N, tiles, width)
 
   static constexpr std::size_t shared_bytes() {
     return std::size_t(Tile::count(2 * kRows)) * sizeof(bf16) + Keys::bytes() + kRows * sizeof(float2);
@@ -251,8 +251,8 @@ struct QueryGradientOnTensorCores {
     const int lane = t.lane(), first = t.warp() * kRowsOfWarp;
     const int group = uniform(t.warp() / kWarpsOfGroup) * kRowsOfGroup;
     const Tile queries = tile_of<d, kPlanes>(t, kRows), flow = tile_of<d, kPlanes>(t, kRows);
-    const Keys keys(t, in.width);                                      // and values
-    float2* const scratch = pointer(t.shared<float2>(kRows)) + first;  // of this warp
+    const Keys keys(t, in.width);  // and values
+    float2* const rows_of_block = pointer(t.shared<float2>(kRows));
     const HeadRows<const T> key_rows_of_head = key_rows(head, in.kv);
     const int apart = in.heads * in.width;  // from a key to its value
     const auto copy = [&](const KeySteps<kStep, T>& step, int s) {
@@ -268,11 +268,11 @@ struct QueryGradientOnTensorCores {
     commit_copies();
     await_copies<1>();
     t.sync();
-    write_rows(t, head, item, slot, count, flow, scratch);
+    write_rows(t, head, item, slot, count, flow, rows_of_block + first);
     float lse[2], dot[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float2 row = scratch[half * 8 + lane / 4];
+      const float2 row = rows_of_block[first + half * 8 + lane / 4];
       lse[half] = row.x;
       dot[half] = row.y;
     }
@@ -313,7 +313,7 @@ struct QueryGradientOnTensorCores {
     await_products<0>();
     pin(sums.dq);
     t.sync();  // of queries and flow a warp reads only its own from here
-    add_nulls(t, {tile, u, item}, queries, flow, lse, dot, scratch, sums);
+    add_nulls(t, place_of(anew(int(t.block())), tiles, in.by_buckets), queries, flow, lse, dot, rows_of_block, sums);
 #pragma unroll
     for (FragmentC& piece : sums.dq)
 #pragma unroll
@@ -381,12 +381,13 @@ struct QueryGradientOnTensorCores {
 
   // What null blocks give to the warp's rows, and these to them.
   __device__ void add_nulls(const Thread& t, const Place& place, const Tile& queries, const Tile& flow,
-                            const float (&lse)[2], const float (&dot)[2], float2* scratch, Sums& sums) const {
+                            const float (&lse)[2], const float (&dot)[2], float2* factors, Sums& sums) const {
     const TileHead<T> head(in, place.item);
     if (head.is_local || in.nulls == 0) return;
     const int lane = t.lane(), first = t.warp() * kRowsOfWarp, u = place.bucket;
     const T *const key = null_row(head, in.null_keys), *const value = null_row(head, in.null_values);
     float by_key[2] = {}, by_value[2] = {};  // what their gradients multiply each query and its dy with
+    bool has_null = false;
     for_nulls(head, u, [&](const KeyBlock& block) {
       const Mask mask{head, u, block, place.tile * kRows + first, 0};
       const float2 scores = times_vector(queries, first, key, in.width, lane);
@@ -406,12 +407,27 @@ struct QueryGradientOnTensorCores {
       }
       dweight = sum_of_rows(dweight);
       if (lane == 0) dweights_of(t, head, u, place.tile)[block.c] = dweight;
+      has_null = true;
     });
-    add_vector(sums.dq, by_key, key, in.width, lane);
     const std::int64_t row = std::int64_t(head.sorting_head) * batch + head.sequence;
-    const std::int64_t at = ((row * in.buckets + u) * tiles.value() + place.tile) * kWarps + t.warp();
-    write_null(lane, by_key, queries.from(first), in.scale, scratch, dnull_keys + at * in.width);
-    write_null(lane, by_value, flow.from(first), 1, scratch, dnull_values + at * in.width);
+    const Global<float> to = dnulls + ((row * in.buckets + u) * tiles.value() + place.tile) * in.width;
+    const std::int64_t to_values = (in.heads - in.local) * batch * in.buckets * tiles.value() * in.width;
+    if (has_null) {
+      add_vector(sums.dq, by_key, key, in.width, lane);
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        if (lane % 4 == 0) factors[first + half * 8 + lane / 4] = {by_key[half], by_value[half]};
+      t.sync();
+    }
+    for (int i = t.index(); i < 2 * in.width; i += kThreads) {
+      const bool is_key = i < in.width;
+      const int column = is_key ? i : i - in.width;
+      float sum = 0;
+      for (int row = 0; has_null && row < kRows; ++row)
+        sum += is_key ? factors[row].x * queries.number(row, column) : factors[row].y * flow.number(row, column);
+      to[is_key ? column : to_values + column] = is_key ? sum * in.scale : sum;
+    }
+    if (has_null) t.sync();  // the queries are read no more
   }
 
   // Two lanes take a query of the warp.
@@ -440,22 +456,6 @@ struct QueryGradientOnTensorCores {
       scratch[t.lane() / 2] = {lse, dot};
     }
     __syncwarp();
-  }
-
-  // y = the sum over the warp's rows of their factors times them.
-  __device__ void write_null(int lane, const float (&factor)[2], const Tile& rows, float scale, float2* scratch,
-                             Global<float> y) const {
-    __syncwarp();
-    if (lane % 4 == 0) {
-      scratch[lane / 4].x = factor[0];
-      scratch[8 + lane / 4].x = factor[1];
-    }
-    __syncwarp();
-    for (int column = lane; column < in.width; column += kWarp) {
-      float sum = 0;
-      for (int row = 0; row < kRowsOfWarp; ++row) sum += scratch[row].x * rows.number(row, column);
-      y[column] = sum * scale;
-    }
   }
 };
 
@@ -807,19 +807,24 @@ void TensorCoreAttention<T>::backward(const Arguments& in, const Results& out, c
     const Divisor tiles(pieces(s.pattern.bucket, Kernel::kRows));
     const std::int64_t parts = s.buckets() * tiles.value() * warps;
     const Tensor dweights = workspace({s.batch * s.sorting(), parts, s.n_top}, DType::f32);
-    const Tensor dnulls = workspace({2, s.sorting(), s.nulls() > 0 ? s.batch * parts : 0, s.width}, DType::f32);
-    float *null_keys = dnulls.data<float>(), *null_values = null_keys + dnulls.count() / 2;
+    const std::int64_t rows_of_nulls = s.nulls() > 0 ? s.batch * s.buckets() * tiles.value() : 0;
+    const Tensor dnulls = workspace({2, s.sorting(), rows_of_nulls, s.width}, DType::f32);
     launch(kName, s.batch * s.heads * s.buckets() * tiles.value(), Kernel::kThreads, Kernel::shared_bytes(),
            Kernel{inputs, tiles, s.batch, out.y, out.rest, dy, out.log_sum_exp, flows.q, rows_of_queries,
-                  dweights.data<float>(), null_keys, null_values});
+                  dweights.data<float>(), dnulls.data<float>()});
     const auto add = [&](std::int64_t before, std::int64_t extent, std::int64_t after, const float* partial, auto* to) {
       if (to) sum_axis<float>(kName, Around(Shape{before, extent, after}, 1), Partial{after, partial}, to);
     };
     // A row of routing is one query bucket's, or that of all.
     add(s.batch * s.sorting() * s.lists, s.lists == 0 ? 0 : parts / s.lists, s.n_top, dweights.data<float>(),
         flows.weights);
-    add(s.sorting(), s.batch * parts, s.width, null_keys, flows.null_keys);
-    add(s.sorting(), s.batch * parts, s.width, null_values, flows.null_values);
+    constexpr std::int64_t one_launch = 4096;  // rows that threads add one after the other
+    if (flows.null_keys && flows.null_values && rows_of_nulls > 0 && rows_of_nulls <= one_launch)
+      return sums::add_chunks_of_two(kName, s.sorting(), rows_of_nulls, s.width, dnulls.data<float>(),
+                                     sums::Into<T>{flows.null_keys}, sums::Into<T>{flows.null_values});
+    const float *keys = dnulls.data<float>(), *values = keys + dnulls.count() / 2;
+    add(s.sorting(), rows_of_nulls, s.width, keys, flows.null_keys);
+    add(s.sorting(), rows_of_nulls, s.width, values, flows.null_values);
   });
 
   const ChooserLists lists(kName, s, in.picks);
