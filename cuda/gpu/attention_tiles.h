@@ -283,18 +283,29 @@ struct Steps {
 struct Eight {
   float x[8];
 };
-/// Those of a result, of which `rest` has what rounding took.
-__device__ inline Eight numbers_of(const bf16* rounded, const bf16* rest) {
-  const auto high = *reinterpret_cast<const uint4*>(rounded), low = *reinterpret_cast<const uint4*>(rest);
-  const auto sum = [](std::uint32_t a, std::uint32_t b) {
-    return float2{lower_half(a) + lower_half(b), upper_half(a) + upper_half(b)};
-  };
-  const float2 x = sum(high.x, low.x), y = sum(high.y, low.y), z = sum(high.z, low.z), w = sum(high.w, low.w);
-  return {{x.x, x.y, y.x, y.y, z.x, z.y, w.x, w.y}};
+/// Those of a result as they lie in memory: rounded, and behind them what rounding took; or all of them.
+struct EightOfResult {
+  uint4 first, second;
+};
+__device__ inline EightOfResult read_eight(const bf16* rounded, const bf16* rest) {
+  return {*reinterpret_cast<const uint4*>(rounded), *reinterpret_cast<const uint4*>(rest)};
 }
-__device__ inline Eight numbers_of(const float* x, const float*) {
-  const auto left = *reinterpret_cast<const float4*>(x), right = *reinterpret_cast<const float4*>(x + 4);
-  return {{left.x, left.y, left.z, left.w, right.x, right.y, right.z, right.w}};
+__device__ inline EightOfResult read_eight(const float* x, const float*) {
+  return {*reinterpret_cast<const uint4*>(x), *reinterpret_cast<const uint4*>(x + 4)};
+}
+template <class T>
+__device__ Eight numbers_of(const EightOfResult& x) {
+  const uint4 a = x.first, b = x.second;
+  if constexpr (std::is_same_v<T, bf16>) {
+    const auto sum = [](std::uint32_t high, std::uint32_t low) {
+      return float2{lower_half(high) + lower_half(low), upper_half(high) + upper_half(low)};
+    };
+    const float2 s = sum(a.x, b.x), t = sum(a.y, b.y), u = sum(a.z, b.z), v = sum(a.w, b.w);
+    return {{s.x, s.y, t.x, t.y, u.x, u.y, v.x, v.y}};
+  } else {
+    const auto number = [](std::uint32_t word) { return __uint_as_float(word); };
+    return {{number(a.x), number(a.y), number(a.z), number(a.w), number(b.x), number(b.y), number(b.z), number(b.w)}};
+  }
 }
 /// Columns `column` .. of a row of a tile.
 template <int d, int kPlanes>
@@ -547,17 +558,17 @@ __device__ void drop(FragmentC (&x)[kPieces], const std::uint32_t (&kept)[kPiece
 struct NullColumns {
   float seen[2], kept[2];
 };
-template <class T>
+template <bool kDrops, class T>
 __device__ NullColumns null_columns(const Mask<T>& mask, int lane) {
   const TileInputs<T>& in = mask.head.in;
   const int width = mask.block.width;
-  if (mask.is_open(width) && in.drop_end == 0) return {{float(width), float(width)}, {float(width), float(width)}};
+  if (!kDrops && mask.is_open(width)) return {{float(width), float(width)}, {float(width), float(width)}};
   NullColumns sums{};
 #pragma unroll 1
   for (int j = 0; j < width; j += 32) {
     const Mask<T> part = mask.later(0, j);
     const std::uint32_t seen = part.template seen<true>(lane);
-    const std::uint32_t kept = in.drop_end == 0 ? seen : seen & part.template kept<true>(lane);
+    const std::uint32_t kept = kDrops ? seen & part.template kept<true>(lane) : seen;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const std::uint32_t of_half = 0x03030303u << 2 * half;
@@ -568,7 +579,7 @@ __device__ NullColumns null_columns(const Mask<T>& mask, int lane) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     sums.seen[half] = sum_of_row(sums.seen[half]);
-    sums.kept[half] = sum_of_row(sums.kept[half]) * in.keep_factor;
+    sums.kept[half] = sum_of_row(sums.kept[half]) * (kDrops ? in.keep_factor : 1.0f);
   }
   return sums;
 }

@@ -17,7 +17,7 @@
 namespace sinkhorn::cuda {
 namespace {
 
-template <int kPlanes, int d, int kWarps, int kBlocks, int kStep>
+template <int kPlanes, int d, int kWarps, int kBlocks, int kStep, bool kDrops>
 struct AttendOnTensorCores {
   using T = Number<kPlanes>;
   using Tile = MmaTile<d, kPlanes>;
@@ -128,7 +128,7 @@ struct AttendOnTensorCores {
     std::uint32_t kept[kStep / 32] = {};
 #pragma unroll
     for (int j = 0; j < kStep; j += 32)
-      if (in.drop_end > 0) kept[j / 32] = mask.later(0, j).template kept<true>(lane);
+      if (kDrops) kept[j / 32] = mask.later(0, j).template kept<true>(lane);
     await_products<0>();
     pin(score);
 
@@ -179,7 +179,7 @@ struct AttendOnTensorCores {
 #pragma unroll
         for (float& x : piece.x) x *= w;
     }
-    if (in.drop_end > 0) drop(score, kept, in.keep_factor);
+    if (kDrops) drop(score, kept, in.keep_factor);
     FragmentA p[kPlanes][kStep / 16];
     split(p, score);
     begin_products();
@@ -196,7 +196,7 @@ struct AttendOnTensorCores {
     for_nulls(head, place.bucket, [&](const KeyBlock& block) {
       const Mask mask{head, place.bucket, block, place.tile * kRows + first, 0};
       const float2 scores = times_vector(queries, first, key, in.width, lane);
-      const NullColumns columns = null_columns(mask, lane);
+      const NullColumns columns = null_columns<kDrops>(mask, lane);
       const float w = block.weight, scale = w * in.scale * kLog2E;
       float score[2] = {scores.x * scale, scores.y * scale}, rescale[2], factor[2];
 #pragma unroll
@@ -217,7 +217,7 @@ struct AttendOnTensorCores {
 
 // dq; per warp its share of the weights' gradients, and of each tile that of the nulls'; and of each query its
 // log-sum-exp in units of log 2 and <dP, P> = <dy, y>.
-template <int kPlanes, int d, int kWarps, int kBlocks, int kStep, int kPart>
+template <int kPlanes, int d, int kWarps, int kBlocks, int kStep, int kPart, bool kDrops>
 struct QueryGradientOnTensorCores {
   using T = Number<kPlanes>;
   using Tile = MmaTile<d, kPlanes>;
@@ -266,9 +266,10 @@ struct QueryGradientOnTensorCores {
     bool more = ahead.next();
     if (more) copy(ahead, 0);
     commit_copies();
+    const RowOfResult read = read_row(t, head, item, slot, count);
     await_copies<1>();
     t.sync();
-    write_rows(t, head, item, slot, count, flow, rows_of_block + first);
+    write_rows(t, read, item, slot, count, flow, rows_of_block + first);
     float lse[2], dot[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -336,13 +337,13 @@ struct QueryGradientOnTensorCores {
 #pragma unroll
     for (int j = 0; j < kPart; j += 32) {
       seen[j / 32] = is_open ? ~0u : mask.later(0, j).template seen<true>(lane);
-      if (in.drop_end > 0) kept[j / 32] = mask.later(0, j).template kept<true>(lane);
+      if (kDrops) kept[j / 32] = mask.later(0, j).template kept<true>(lane);
     }
     await_products<0>();
     pin(p);
     pin(ds);
     pin(sums.dq);
-    if (in.drop_end > 0) drop(ds, kept, in.keep_factor);
+    if (kDrops) drop(ds, kept, in.keep_factor);
 
     const float w = mask.block.weight, scale = w * in.scale * kLog2E;
     float by_score = 0, by_value = 0;  // <dS, q k'> and <P, dy v'>, both times w where that is folded
@@ -393,7 +394,7 @@ struct QueryGradientOnTensorCores {
       const float2 scores = times_vector(queries, first, key, in.width, lane);
       const float2 dps = times_vector(flow, first, value, in.width, lane);
       const float score[2] = {scores.x, scores.y}, dp[2] = {dps.x, dps.y};
-      const NullColumns columns = null_columns(mask, lane);
+      const NullColumns columns = null_columns<kDrops>(mask, lane);
       const float w = block.weight, scale = w * in.scale * kLog2E;
       float dweight = 0;
 #pragma unroll
@@ -430,30 +431,39 @@ struct QueryGradientOnTensorCores {
     if (has_null) t.sync();  // the queries are read no more
   }
 
-  // Two lanes take a query of the warp.
-  __device__ void write_rows(const Thread& t, const TileHead<T>& head, int item, int slot, int count, const Tile& flow,
+  // What two lanes read of a query of the warp, half each; asked for before tiles are waited for.
+  struct RowOfResult {
+    EightOfResult y[d / 16] = {};
+    float log_sum_exp = 0;
+  };
+  __device__ RowOfResult read_row(const Thread& t, const TileHead<T>& head, int item, int slot, int count) const {
+    const int row = t.warp() * kRowsOfWarp + t.lane() / 2, column = t.lane() % 2 * (d / 2);
+    RowOfResult read;
+    if (row >= count) return read;
+    const HeadRows<const T> rows_of_y = result_rows(head, y);
+    const T* const of_y = rows_of_y(slot + row) + column;
+    const T* const of_rest = kPlanes == 1 ? result_rows(head, rest).first + (of_y - rows_of_y.first) : of_y;
+#pragma unroll
+    for (int k = 0; k < d / 2; k += 8)
+      if (column + k < in.width) read.y[k / 8] = read_eight(of_y + k, of_rest + k);
+    read.log_sum_exp = log_sum_exp[std::int64_t(item) * in.length + slot + row];
+    return read;
+  }
+  __device__ void write_rows(const Thread& t, const RowOfResult& read, int item, int slot, int count, const Tile& flow,
                              float2* scratch) const {
     const int row = t.warp() * kRowsOfWarp + t.lane() / 2, column = t.lane() % 2 * (d / 2);
-    const std::int64_t at = std::int64_t(item) * in.length + slot + row;
-    float dot = 0, lse = 0;
-    if (row < count) {
-      const HeadRows<const T> rows_of_y = result_rows(head, y);
-      const std::int64_t from = rows_of_y(slot + row) - rows_of_y.first + column;
-      const T* const high = rows_of_y.first + from;
-      const T* const low = kPlanes == 1 ? result_rows(head, rest).first + from : high;
+    float dot = 0;
 #pragma unroll
-      for (int k = 0; k < d / 2; k += 8) {
-        if (column + k >= in.width) break;
-        const Eight y_of_k = numbers_of(high + k, low + k), flow_of_k = numbers_of(flow, row, column + k);
+    for (int k = 0; k < d / 2; k += 8) {
+      const Eight y_of_k = numbers_of<T>(read.y[k / 8]), flow_of_k = numbers_of(flow, row, column + k);
 #pragma unroll
-        for (int e = 0; e < 8; ++e) dot = fmaf(y_of_k.x[e], flow_of_k.x[e], dot);
-      }
-      lse = log_sum_exp[at] * kLog2E;
+      for (int e = 0; e < 8; ++e) dot = fmaf(y_of_k.x[e], flow_of_k.x[e], dot);
     }
     dot += t.shuffle_xor(dot, 1);
     if (t.lane() % 2 == 0) {
-      if (row < count) rows[at] = {lse, dot};
-      scratch[t.lane() / 2] = {lse, dot};
+      const float2 values{read.log_sum_exp * kLog2E, dot};
+      if (row < count) rows[std::int64_t(item) * in.length + slot + row] = values;
+      scratch[t.lane() / 2] = values;
     }
     __syncwarp();
   }
@@ -461,7 +471,7 @@ struct QueryGradientOnTensorCores {
 
 // dk and dv of a tile of key slots. Where the list of a bucket's choosers is cut, each piece leaves its sums, and
 // AddPieces adds them in their order.
-template <int kPlanes, int d, int kWarps, int kBlocks, int kStep, int kPart>
+template <int kPlanes, int d, int kWarps, int kBlocks, int kStep, int kPart, bool kDrops>
 struct KeyGradientOnTensorCores {
   using T = Number<kPlanes>;
   using Tile = MmaTile<d, kPlanes>;
@@ -625,14 +635,14 @@ struct KeyGradientOnTensorCores {
 #pragma unroll
     for (int part = 0; part < kPart; part += 32) {
       seen[part / 32] = is_open ? ~0u : mask.later(part, 0).template seen<false>(lane);
-      if (in.drop_end > 0) kept[part / 32] = mask.later(part, 0).template kept<false>(lane);
+      if (kDrops) kept[part / 32] = mask.later(part, 0).template kept<false>(lane);
     }
     await_products<0>();
     pin(p);
     pin(ds);
     pin(sums.dk);
     pin(sums.dv);
-    if (in.drop_end > 0) drop(ds, kept, in.keep_factor);
+    if (kDrops) drop(ds, kept, in.keep_factor);
 
     const float w = mask.block.weight, scale = w * in.scale * kLog2E;
     const auto differentiate = [&](auto open, float log_weight, float weight) {
@@ -654,7 +664,7 @@ struct KeyGradientOnTensorCores {
       differentiate(std::true_type{}, __log2f(w), 1.0f);
     else
       differentiate(std::false_type{}, 0.0f, w);
-    if (in.drop_end > 0) drop(p, kept, in.keep_factor);
+    if (kDrops) drop(p, kept, in.keep_factor);
     FragmentA a[kPlanes][kPart / 16], b[kPlanes][kPart / 16];
     split(a, p);
     split(b, ds);
@@ -711,51 +721,75 @@ template <int kPlanes, int d>
 struct Cut;
 template <int d>
 requires(d <= 64) struct Cut<1, d> {
-  using Forward = AttendOnTensorCores<1, d, 4, 4, 64>;
-  using ForwardOfFew = Forward;  // of up to 64 queries
-  using Queries = QueryGradientOnTensorCores<1, d, 4, 3, 64, 32>;
-  using Keys = KeyGradientOnTensorCores<1, d, 4, 2, 64, 64>;
+  template <bool kDrops>
+  using Forward = AttendOnTensorCores<1, d, 4, 4, 64, kDrops>;
+  template <bool kDrops>
+  using ForwardOfFew = Forward<kDrops>;  // of up to 64 queries
+  template <bool kDrops>
+  using Queries = QueryGradientOnTensorCores<1, d, 4, 3, 64, 32, kDrops>;
+  template <bool kDrops>
+  using Keys = KeyGradientOnTensorCores<1, d, 4, 2, 64, 64, kDrops>;
 };
 template <>
 struct Cut<1, 128> {
-  using Forward = AttendOnTensorCores<1, 128, 4, 3, 32>;
-  using ForwardOfFew = Forward;
-  using Queries = QueryGradientOnTensorCores<1, 128, 4, 2, 32, 32>;
-  using Keys = KeyGradientOnTensorCores<1, 128, 4, 2, 32, 32>;
+  template <bool kDrops>
+  using Forward = AttendOnTensorCores<1, 128, 4, 3, 32, kDrops>;
+  template <bool kDrops>
+  using ForwardOfFew = Forward<kDrops>;
+  template <bool kDrops>
+  using Queries = QueryGradientOnTensorCores<1, 128, 4, 2, 32, 32, kDrops>;
+  template <bool kDrops>
+  using Keys = KeyGradientOnTensorCores<1, 128, 4, 2, 32, 32, kDrops>;
 };
 template <int d>
 requires(d <= 64) struct Cut<2, d> {
-  using Forward = AttendOnTensorCores<2, d, 8, 2, 64>;
-  using ForwardOfFew = AttendOnTensorCores<2, d, 4, 4, 32>;
-  using Queries = QueryGradientOnTensorCores<2, d, 4, 3, 32, 32>;
-  using Keys = KeyGradientOnTensorCores<2, d, 4, 2, 64, 64>;
+  template <bool kDrops>
+  using Forward = AttendOnTensorCores<2, d, 8, 2, 64, kDrops>;
+  template <bool kDrops>
+  using ForwardOfFew = AttendOnTensorCores<2, d, 4, 4, 32, kDrops>;
+  template <bool kDrops>
+  using Queries = QueryGradientOnTensorCores<2, d, 4, 3, 32, 32, kDrops>;
+  template <bool kDrops>
+  using Keys = KeyGradientOnTensorCores<2, d, 4, 2, 64, 64, kDrops>;
 };
 template <int d>
 requires(d <= 64) struct Cut<3, d> {
-  using Forward = AttendOnTensorCores<3, d, 4, 3, 32>;
-  using ForwardOfFew = Forward;
-  using Queries = QueryGradientOnTensorCores<3, d, 4, 2, 32, 32>;
-  using Keys = KeyGradientOnTensorCores<3, d, 4, 2, 32, 32>;
+  template <bool kDrops>
+  using Forward = AttendOnTensorCores<3, d, 4, 3, 32, kDrops>;
+  template <bool kDrops>
+  using ForwardOfFew = Forward<kDrops>;
+  template <bool kDrops>
+  using Queries = QueryGradientOnTensorCores<3, d, 4, 2, 32, 32, kDrops>;
+  template <bool kDrops>
+  using Keys = KeyGradientOnTensorCores<3, d, 4, 2, 32, 32, kDrops>;
 };
 template <int kPlanes>
 requires(kPlanes > 1) struct Cut<kPlanes, 128> {
-  using Forward = AttendOnTensorCores<kPlanes, 128, 8, 1, 32>;
-  using ForwardOfFew = AttendOnTensorCores<kPlanes, 128, 4, 1, 32>;
-  using Queries = QueryGradientOnTensorCores<kPlanes, 128, 4, 1, 32, 32>;
-  using Keys = KeyGradientOnTensorCores<kPlanes, 128, 4, 1, 32, 32>;
+  template <bool kDrops>
+  using Forward = AttendOnTensorCores<kPlanes, 128, 8, 1, 32, kDrops>;
+  template <bool kDrops>
+  using ForwardOfFew = AttendOnTensorCores<kPlanes, 128, 4, 1, 32, kDrops>;
+  template <bool kDrops>
+  using Queries = QueryGradientOnTensorCores<kPlanes, 128, 4, 1, 32, 32, kDrops>;
+  template <bool kDrops>
+  using Keys = KeyGradientOnTensorCores<kPlanes, 128, 4, 1, 32, 32, kDrops>;
 };
 
-// Calls f with the cut for a number of planes and a width, in tiles that may be wider.
+// Calls f with the cut for a number of planes and a width, in tiles that may be wider, and with whether dropout is on.
+// (Without it kernels are half as long: they waited for instructions in up to a tenth of their time.)
 template <int kPlanes, class F>
 auto with_width(std::int64_t width, F f) {
   return width <= 32 ? f(Cut<kPlanes, 32>{}) : width <= 64 ? f(Cut<kPlanes, 64>{}) : f(Cut<kPlanes, 128>{});
 }
 template <class T, class F>
-auto with_cut(std::int64_t width, F f) {
+auto with_cut(std::int64_t width, bool drops, F f) {
+  const auto with_dropout = [&]<class Cut>(Cut cut) {
+    return drops ? f(cut, std::true_type{}) : f(cut, std::false_type{});
+  };
   if constexpr (std::is_same_v<T, bf16>)
-    return with_width<1>(width, f);
+    return with_width<1>(width, with_dropout);
   else
-    return allows_tf32() ? with_width<2>(width, f) : with_width<3>(width, f);
+    return allows_tf32() ? with_width<2>(width, with_dropout) : with_width<3>(width, with_dropout);
 }
 
 int attribute(cudaDeviceAttr which) {
@@ -773,25 +807,28 @@ bool TensorCoreAttention<T>::takes(const AttentionShape& s) {
   static const int major = attribute(cudaDevAttrComputeCapabilityMajor);
   static const int shared = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
   if (major < 8 || s.width % 8 != 0 || s.width > 128) return false;
-  return with_cut<T>(s.width, [&]<class Cut>(Cut) {
-    return std::max({Cut::Forward::shared_bytes(), Cut::Queries::shared_bytes(), Cut::Keys::shared_bytes()}) <=
-           std::size_t(shared);
+  return with_cut<T>(s.width, false, [&]<class Cut, bool kDrops>(Cut, std::bool_constant<kDrops>) {
+    using Forward = typename Cut::template Forward<kDrops>;
+    using Queries = typename Cut::template Queries<kDrops>;
+    using Keys = typename Cut::template Keys<kDrops>;
+    return std::max({Forward::shared_bytes(), Queries::shared_bytes(), Keys::shared_bytes()}) <= std::size_t(shared);
   });
 }
 
 template <class T>
 void TensorCoreAttention<T>::forward(const Arguments& in, const Results& out) {
   const AttentionShape& s = in.shape;
+  const TileInputs<T> inputs(in);
   const auto attend = [&]<class Kernel>(std::type_identity<Kernel>) {
     const Divisor tiles(pieces(s.pattern.bucket, Kernel::kRows));
     launch(kName, s.batch * s.heads * s.buckets() * tiles.value(), Kernel::kThreads, Kernel::shared_bytes(),
-           Kernel{TileInputs<T>(in), tiles, out.y, out.rest, out.log_sum_exp});
+           Kernel{inputs, tiles, out.y, out.rest, out.log_sum_exp});
   };
-  with_cut<T>(s.width, [&]<class Cut>(Cut) {
+  with_cut<T>(s.width, inputs.drop_end > 0, [&]<class Cut, bool kDrops>(Cut, std::bool_constant<kDrops>) {
     if (s.pattern.bucket > 64)
-      attend(std::type_identity<typename Cut::Forward>{});
+      attend(std::type_identity<typename Cut::template Forward<kDrops>>{});
     else
-      attend(std::type_identity<typename Cut::ForwardOfFew>{});
+      attend(std::type_identity<typename Cut::template ForwardOfFew<kDrops>>{});
   });
 }
 
@@ -801,8 +838,8 @@ void TensorCoreAttention<T>::backward(const Arguments& in, const Results& out, c
   const TileInputs<T> inputs(in);
   const Tensor rows = workspace({s.batch, s.heads, s.length, 2}, DType::f32);
   auto* const rows_of_queries = reinterpret_cast<float2*>(rows.data<float>());
-  with_cut<T>(s.width, [&]<class Cut>(Cut) {
-    using Kernel = typename Cut::Queries;
+  with_cut<T>(s.width, inputs.drop_end > 0, [&]<class Cut, bool kDrops>(Cut, std::bool_constant<kDrops>) {
+    using Kernel = typename Cut::template Queries<kDrops>;
     constexpr int warps = Kernel::kThreads / kWarp;
     const Divisor tiles(pieces(s.pattern.bucket, Kernel::kRows));
     const std::int64_t parts = s.buckets() * tiles.value() * warps;
@@ -828,8 +865,8 @@ void TensorCoreAttention<T>::backward(const Arguments& in, const Results& out, c
   });
 
   const ChooserLists lists(kName, s, in.picks);
-  with_cut<T>(s.width, [&]<class Cut>(Cut) {
-    using Kernel = typename Cut::Keys;
+  with_cut<T>(s.width, inputs.drop_end > 0, [&]<class Cut, bool kDrops>(Cut, std::bool_constant<kDrops>) {
+    using Kernel = typename Cut::template Keys<kDrops>;
     const Divisor tiles(pieces(s.pattern.key_bucket, Kernel::kRows));
     const std::int64_t later = lists.later_pieces();
     const Tensor sums = workspace({Kernel::bytes_of_pieces(later, tiles.value())}, DType::boolean);
