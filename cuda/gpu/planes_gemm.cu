@@ -14,8 +14,8 @@
 // the small products come first, and it is added to what was by an ordinary fma, by which the scales go out again.
 //
 // Packing. A kernel reads an operand, whichever way it lies, and writes what shared memory shall hold of each tile of
-// 128 lines by 64: both planes as wgmma wants them, zeros beyond the ends, and the inverse scales. So the product
-// copies contiguous pieces and knows neither transpositions nor ends but those of the result.
+// 128 lines by 64, both planes as wgmma wants them, with zeros beyond the ends, and beside that the inverse scales. So
+// the product copies contiguous pieces and knows neither transpositions nor ends but those of the result.
 #include <cuda_fp16.h>
 
 #include "cuda/gpu/bulk_copies.h"
@@ -221,10 +221,10 @@ struct Finish {
 };
 
 /// Tiles of 128 x 128 from packed operands, as many blocks of threads as fit, each with one tile after the other: two
-/// groups of four warps with 64 rows each, and a warp that copies ahead.
+/// groups of four warps with 64 rows each, and a third, one thread of which copies ahead.
 struct MultiplyTiles {
   static constexpr int kGroups = 2, kGroupThreads = kWarpsOfGroup * kWarp, kBlocksOfMultiprocessor = 1;
-  static constexpr int kThreads = kGroups * kGroupThreads + kWarp, kStages = 3;
+  static constexpr int kThreads = (kGroups + 1) * kGroupThreads, kStages = 3;
   std::int64_t m, n;
   int blocks, rows, columns, pieces;   // blocks of k, tiles of the result, and pieces of k
   const unsigned char *a, *b;          // packed
@@ -284,19 +284,15 @@ struct MultiplyTiles {
     if (lane < kRowsOfWarp / kPack) copy_async<16>(to + kLines + lane * kPack, rows + lane * kPack, true);
     commit_copies();
   }
-  __device__ static void add(FragmentC (&sum)[kLines / 8], const FragmentC (&c)[kLines / 8], const float* scales,
-                             int lane) {
+  // What the numbers of c are to be multiplied by, of a lane's rows and columns.
+  __device__ static void unscale(FragmentC (&by)[kLines / 8], const float* scales, int lane) {
     const float rows[] = {scales[kLines + lane / 4], scales[kLines + lane / 4 + 8]};
 #pragma unroll
     for (int i = 0; i < kLines / 8; ++i) {
       const float2 columns = *reinterpret_cast<const float2*>(scales + i * 8 + lane % 4 * 2);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float* const to = sum[i].x + 2 * half;
-        to[0] = fmaf(c[i].x[2 * half], rows[half] * columns.x, to[0]);
-        to[1] = fmaf(c[i].x[2 * half + 1], rows[half] * columns.y, to[1]);
-      }
+      by[i] = {{rows[0] * columns.x, rows[0] * columns.y, rows[1] * columns.x, rows[1] * columns.y}};
     }
+    pin(by);
   }
   // N: 2, or 1 where rows of d do not begin at 8 bytes.
   template <int N>
@@ -349,7 +345,8 @@ struct MultiplyTiles {
       if (++s == kStages) s = 0, ++round;
     };
     if (group == kGroups) {
-      if (lane != 0) return;
+      asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");  // of the 168 that three groups may have each
+      if (t.index() != kGroups * kGroupThreads) return;
       for (int i = int(t.block()); i < count; i += int(gridDim.x)) {
         const Item of = item(i);
 #pragma unroll 1
@@ -365,6 +362,7 @@ struct MultiplyTiles {
         }
       }
     } else {
+      asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
       if (group == 1) pass_turn_to(0);
       FragmentC c[kLines / 8];
       int turn = 0;
@@ -384,12 +382,17 @@ struct MultiplyTiles {
           commit_products();
           if (group == 0 || !ends || !is_last) pass_turn_to(1 - group);
           send_scales(scales_of(turn + 1), ends ? then : of, ends ? then.first : block + 1, warp, lane);
+          await_own_copies<1>();
+          __syncwarp();
+          FragmentC by[kLines / 8];
+          unscale(by, scales_of(turn), lane);
           await_products<0>();
           pin(c);
           if (lane == 0) empty[s].arrive();
-          await_own_copies<1>();
-          __syncwarp();
-          add(sum, c, scales_of(turn), lane);
+#pragma unroll
+          for (int i = 0; i < kLines / 8; ++i)
+#pragma unroll
+            for (int e = 0; e < 4; ++e) sum[i].x[e] = fmaf(c[i].x[e], by[i].x[e], sum[i].x[e]);
         }
         if (in_pairs) {
           store<2>(sum, of, row, lane);
