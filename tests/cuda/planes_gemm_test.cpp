@@ -57,7 +57,7 @@ struct Problem {
   Tensor result(std::int64_t pieces = 1) const {
     const auto there = [&](const Tensor& x) {
       const Tensor buffer({x.count() + offset}, DType::f32, Device::cuda);
-      const Tensor place = buffer.slice(offset, offset + x.count());
+      Tensor place = buffer.slice(offset, offset + x.count());
       place.assign(x.reshape({x.count()}));
       return place;
     };
