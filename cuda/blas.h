@@ -21,9 +21,13 @@ struct Gemm {
   std::int64_t batch = 1, a_step = 0, b_step = 0, d_step = 0;
 };
 
-/// In f32 without TF32 unless allowed; bf16 with sums in f32. Same bits in every run.
+/// In f32 without TF32 unless allowed, large ones by tensor cores where these can (planes_gemm.h); bf16 with sums in
+/// f32. Same bits in every run.
 template <class T, class C>
 void gemm(std::string_view op, const Gemm<T, C>& product);
+
+/// Products of f32 by cuBLAS, whatever their shape: what gemm is compared with.
+void library_gemm(std::string_view op, const Gemm<float, float>& product);
 
 /// Whether f32 products may round their operands to TF32 (10 bits of mantissa) on a GPU's tensor cores, from here on;
 /// attention then rounds them to 16 bits.

@@ -5,6 +5,8 @@
 #include <algorithm>
 
 #include "autograd/pool.h"
+#include "cuda/device.h"
+#include "cuda/planes_gemm.h"
 #include "nn/layers.h"
 
 namespace sinkhorn {
@@ -15,11 +17,13 @@ using Lines = std::vector<MemoryLine>;
 /// The extents that sizes are made of, and the tensors that several phases share.
 class Step {
  public:
-  Step(const ModelConfig& model, const TrainConfig& train, Device device, std::int64_t parameters)
-      : m_(model), device_(device), parameters_(parameters), batch_(train.batch_size) {
+  Step(const ModelConfig& model, const TrainConfig& train, Device device, std::int64_t parameters,
+       std::optional<bool> packs_f32)
+      : m_(model), device_(device), packs_f32_(packs_f32), parameters_(parameters), batch_(train.batch_size) {
     const std::int64_t multiple = model.length_multiple();
     length_ = (train.seq_len + multiple - 1) / multiple * multiple;
     is_mixed_ = train.precision == "bf16";
+    is_full_ = train.precision == "f32";
     tokens_ = batch_ * length_;
     heads_width_ = model.heads * model.head_width();
   }
@@ -53,11 +57,13 @@ class Step {
     add(lines, "hidden", rows + (m_.ff_glu ? "8 D)" : "4 D)"), piece * hidden, activation());
     // The fuller of two moments: back through the second product, or through the GELU, which needs no result of its
     // own.
-    const std::int64_t at_product = 2 * inside + (is_mixed_ ? m_.dim : 0), at_gelu = inside + hidden;
+    const std::int64_t packed = packs(m_.dim, inside, piece) ? inside + m_.dim : 0;
+    const std::int64_t at_product = 2 * inside + packed + (is_mixed_ ? m_.dim : 0), at_gelu = inside + hidden;
     if (at_product >= at_gelu) {
       add(lines, "GELU", rows + "4 D)", piece * inside, activation());
       add(lines, "gradient of the GELU", rows + "4 D)", piece * inside, activation());
       if (is_mixed_) add(lines, "gradient, rounded", rows + "D)", piece * m_.dim, activation());
+      add(lines, "operands of the second product, packed", rows + "5 D)", piece * packed, kFull);
     } else {
       add(lines, "gradient of the GELU", rows + "4 D)", piece * inside, activation());
       add(lines, "gradient of hidden", rows + "8 D)", piece * hidden, activation());
@@ -101,6 +107,12 @@ class Step {
   static constexpr std::int64_t kFull = 4;  // bytes
 
   bool projects() const { return m_.embedding_width() != m_.dim; }
+  // Whether the product of these extents, a gradient of weights, packs its operands.
+  bool packs(std::int64_t m, std::int64_t n, std::int64_t k) const {
+    if (packs_f32_) return *packs_f32_;
+    return is_full_ && device_ == Device::cuda && cuda::is_usable() && cuda::PlanesGemm::is_here() &&
+           cuda::PlanesGemm::pays({m, n, k, true, false, nullptr, nullptr, nullptr});
+  }
   std::int64_t activation() const { return is_mixed_ ? 2 : kFull; }
 
   void add(Lines& lines, const std::string& what, const std::string& shape, std::int64_t elements, std::int64_t bytes,
@@ -132,8 +144,9 @@ class Step {
 
   const ModelConfig& m_;
   Device device_;
+  std::optional<bool> packs_f32_;
   std::int64_t parameters_, batch_, length_, tokens_, heads_width_;
-  bool is_mixed_;
+  bool is_mixed_, is_full_;
 };
 
 }  // namespace
@@ -150,11 +163,11 @@ const MemoryPhase& MemoryBudget::peak() const {
 }
 
 std::optional<MemoryBudget> memory_budget(const ModelConfig& model, const TrainConfig& train, Device device,
-                                          std::int64_t parameters) {
+                                          std::int64_t parameters, std::optional<bool> packs_f32) {
   const bool counted = model.reversible && model.causal && !train.encoder_decoder && model.pkm_layers.empty() &&
                        !model.return_embeddings && !model.receives_context;
   if (!counted) return std::nullopt;
-  const Step step(model, train, device, parameters);
+  const Step step(model, train, device, parameters, packs_f32);
   return MemoryBudget{{step.logits(), step.feed_forward(), step.attention()}};
 }
 

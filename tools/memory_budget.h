@@ -29,8 +29,9 @@ struct MemoryBudget {
 
 /// Of a model with so many parameters. Empty for models whose peak is not counted here: those that keep all
 /// activations (not reversible), encoder-decoders, and models with product-key memories or Gumbel-Sinkhorn.
+/// `packs_f32`: whether products of f32 pack their operands (cuda/planes_gemm.h); empty: as this device does.
 std::optional<MemoryBudget> memory_budget(const ModelConfig& model, const TrainConfig& train, Device device,
-                                          std::int64_t parameters);
+                                          std::int64_t parameters, std::optional<bool> packs_f32 = {});
 
 /// The lines of the peak, largest first, and the sums of the other phases, as text of several lines.
 std::string to_table(const MemoryBudget& budget);

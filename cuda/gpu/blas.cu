@@ -8,6 +8,7 @@
 #include "autograd/memory.h"
 #include "cuda/blas.h"
 #include "cuda/gpu/check.h"
+#include "cuda/planes_gemm.h"
 #include "cuda/runtime.h"
 
 namespace sinkhorn::cuda {
@@ -180,14 +181,12 @@ std::uint32_t alignment(const void* p) {
 // columns. Turned before, it pays where the sum is long and many rows share B.
 bool should_turn(const Gemm<float, float>& p) { return !p.transpose_b && p.batch == 1 && p.k > p.n && p.m >= 4 * p.k; }
 
-}  // namespace
-
 // cuBLAS reads column by column. A row-major (rows, columns) matrix read so is its transpose, (columns, rows), with the
 // same distance between lines. So it is asked for D' = op(B)' op(A)': the operands change places, m and n with them,
 // and what comes out, written column by column, is D row by row. Whether an operand is transposed stays as it is,
 // because both sides of "transposed" were turned. Its bias has one element per row of D', which is a column of D.
 template <class T, class C>
-void gemm(std::string_view op, const Gemm<T, C>& p) {
+void multiply(std::string_view op, const Gemm<T, C>& p) {
   if (p.batch == 0 || p.m == 0 || p.n == 0) return;
   const C* c = p.c ? p.c : p.d;
   // An empty sum is a product over one column of zeros, so that alpha, beta, and bias mean the same.
@@ -198,7 +197,7 @@ void gemm(std::string_view op, const Gemm<T, C>& p) {
     same.a = same.b = zeros.data<T>();
     same.a_step = same.b_step = 0;
     same.k = 1;
-    return gemm(op, same);
+    return multiply(op, same);
   }
   // Vectors are read 16 bytes at a time.
   if (p.bias && alignment(p.bias) < 16) {
@@ -206,7 +205,7 @@ void gemm(std::string_view op, const Gemm<T, C>& p) {
     Memory::copy(Cuda{}, reinterpret_cast<const std::byte*>(p.bias), aligned.raw(), aligned.bytes());
     Gemm<T, C> same = p;
     same.bias = aligned.data<C>();
-    return gemm(op, same);
+    return multiply(op, same);
   }
   Blas& blas = Blas::the();
   if constexpr (std::is_same_v<T, float>)
@@ -216,7 +215,7 @@ void gemm(std::string_view op, const Gemm<T, C>& p) {
       Gemm<T, C> same = p;
       same.b = turned.data<float>();
       same.transpose_b = true;
-      return gemm(op, same);
+      return multiply(op, same);
     }
   const Problem problem{type_of<T>,
                         type_of<C>,
@@ -239,6 +238,18 @@ void gemm(std::string_view op, const Gemm<T, C>& p) {
                         alignment(p.d)};
   blas.multiply(op, problem, &p.alpha, p.a, p.b, &p.beta, c, p.d, p.bias);
 }
+
+}  // namespace
+
+template <class T, class C>
+void gemm(std::string_view op, const Gemm<T, C>& p) {
+  if constexpr (std::is_same_v<T, float>)
+    if (!tf32_is_allowed && PlanesGemm::pays(p) && PlanesGemm::is_here())
+      return PlanesGemm::multiply(op, p, PlanesGemm::pieces_of(p));
+  multiply(op, p);
+}
+
+void library_gemm(std::string_view op, const Gemm<float, float>& p) { multiply(op, p); }
 
 template void gemm(std::string_view, const Gemm<float, float>&);
 template void gemm(std::string_view, const Gemm<double, double>&);

@@ -3,9 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
 
 #include "autograd/pool.h"
+#include "tools/bench_cases.h"
 #include "tools/trainer.h"
 
 namespace sinkhorn {
@@ -84,6 +86,23 @@ TEST(MemoryBudget, OfLongRows) {
   };
   EXPECT_LE(gib_at(204800), 5);
   EXPECT_LE(gib_at(4194304), 76);
+}
+
+// What an H100 held at most in the benchmark's case E-B4-f32, with cuBLAS and with products that pack their operands.
+TEST(MemoryBudget, CountsPackedOperands) {
+  const auto& cases = bench_cases();
+  const auto found = std::find_if(cases.begin(), cases.end(), [](const BenchCase& c) { return c.name == "E-B4-f32"; });
+  ASSERT_NE(found, cases.end());
+  TrainConfig train;
+  train.precision = found->precision;
+  train.batch_size = found->batch;
+  train.seq_len = found->length;
+  const auto gib = [&](bool packs) {
+    const auto budget = memory_budget(found->model, train, Device::cuda, 25'000'000, packs);
+    return double(budget->peak().bytes()) / double(1 << 30);
+  };
+  EXPECT_NEAR(gib(false), 0.98, 0.098);
+  EXPECT_NEAR(gib(true), 1.14, 0.114);
 }
 
 TEST(MemoryBudget, SaysWhereItDoesNotCount) {
