@@ -726,9 +726,9 @@ requires(d <= 64) struct Cut<1, d> {
   template <bool kDrops>
   using ForwardOfFew = Forward<kDrops>;  // of up to 64 queries
   template <bool kDrops>
-  using Queries = QueryGradientOnTensorCores<1, d, 4, 3, 64, 32, kDrops>;
+  using Queries = QueryGradientOnTensorCores<1, d, 4, 3, 64, kDrops ? 32 : 64, kDrops>;
   template <bool kDrops>
-  using Keys = KeyGradientOnTensorCores<1, d, 4, 2, 64, 64, kDrops>;
+  using Keys = KeyGradientOnTensorCores<1, d, 4, kDrops ? 2 : 3, 64, 64, kDrops>;
 };
 template <>
 struct Cut<1, 128> {
