@@ -105,7 +105,7 @@ int bench(const BenchOptions& options, std::ostream& out, std::ostream& err) {
 
   const bool on_gpu = std::any_of(chosen.cases.begin(), chosen.cases.end(),
                                   [](const BenchCase& each) { return each.device == Device::cuda; });
-  BenchReport report{this_machine(on_gpu ? Device::cuda : Device::cpu), {}, {}, chosen.skipped};
+  BenchReport report{.machine = this_machine(on_gpu ? Device::cuda : Device::cpu), .skipped = chosen.skipped};
   MatmulCeiling ceiling;
   for (BenchCase& each : chosen.cases) {
     if (!options.precision.empty()) each.precision = options.precision;
@@ -117,6 +117,9 @@ int bench(const BenchOptions& options, std::ostream& out, std::ostream& err) {
     const BenchResult& result = report.results.back();  // said at once: later cases take long, and may be interrupted
     settings.progress(each.name + ": " +
                       (result.was_measured() ? fmt::format("{:.0f} tok/s", result.tokens_per_second()) : result.note));
+    if (!each.attention_alone || !result.was_measured()) continue;
+    settings.progress(each.name + ": timing attention by itself");
+    report.attention.push_back(measure_attention(each, each.device));
   }
   report.ceilings = ceiling.figures();
   if (!options.json.empty() && options.json != "-") write_text(options.json, bench_json(report));

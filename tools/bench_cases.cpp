@@ -147,7 +147,10 @@ std::vector<BenchCase> all_cases() {
   trains("examples-8192", "8,192 tokens in buckets of 75", odd_bucket_model(), 1, 8192);
   trains("cpu", "0.83 M parameters, for a processor", cpu_model(), 8, 512, "f32", 0, Device::cpu);
   generates("cpu-generation", "the same, one stream behind 256 characters", cpu_model(), 1, 256, Device::cpu);
-  for (BenchCase& each : all) each.others = reference_of(each.name);
+  for (BenchCase& each : all) {
+    each.others = reference_of(each.name);
+    each.attention_alone = each.name == "E-B16";
+  }
   return all;
 }
 

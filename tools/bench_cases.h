@@ -28,6 +28,7 @@ struct BenchCase {
   Device device = Device::cuda;    // what it is made for
 
   BenchReference others = {};
+  bool attention_alone = false;  // is timed, too (tools/bench_attention.h)
 
   bool has_encoder() const { return source_length > 0; }
 };

@@ -109,6 +109,11 @@ std::vector<std::string> notes_of(const BenchReport& report, const std::optional
   for (const MatmulCeiling::Figure& c : report.ceilings)
     notes.push_back(fmt::format("matmul on {}, {} {}^3: {:.4g} TFLOP/s", text_of(c.device), c.precision, c.edge,
                                 c.flops_per_second / 1e12));
+  for (const AttentionSpeed& a : report.attention)
+    notes.push_back(
+        fmt::format("attention of {} by itself on {}, {}, over full tiles: {:.4g} TFLOP/s forward, {:.4g} as training "
+                    "records it, {:.4g} backward",
+                    a.name, text_of(a.device), a.precision, a.forward / 1e12, a.recorded / 1e12, a.backward / 1e12));
   notes.push_back("ms of a training step, or of a generated token: median");
   for (const BenchResult& r : report.results) {
     if (!r.was_measured() || r.peak == r.ceiling) continue;
@@ -178,6 +183,14 @@ std::string bench_json(const BenchReport& report) {
                               {"precision", c.precision},
                               {"edge", c.edge},
                               {"flops_per_second", c.flops_per_second}});
+  json["attention"] = Json::array();
+  for (const AttentionSpeed& a : report.attention)
+    json["attention"].push_back({{"name", a.name},
+                                 {"device", text_of(a.device)},
+                                 {"precision", a.precision},
+                                 {"forward_flops_per_second", a.forward},
+                                 {"recorded_flops_per_second", a.recorded},
+                                 {"backward_flops_per_second", a.backward}});
   json["cases"] = Json::array();
   for (const BenchResult& r : report.results) {
     Json entry{{"name", r.at.name},

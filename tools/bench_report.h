@@ -2,6 +2,7 @@
 #pragma once
 #include <filesystem>
 
+#include "tools/bench_attention.h"
 #include "tools/bench_run.h"
 
 namespace sinkhorn {
@@ -23,9 +24,10 @@ std::string commit_of(const std::filesystem::path& folder);
 
 struct BenchReport {
   BenchMachine machine;
-  std::vector<MatmulCeiling::Figure> ceilings;
-  std::vector<BenchResult> results;
-  std::vector<std::string> skipped;  // cases of the default set that need a GPU
+  std::vector<MatmulCeiling::Figure> ceilings = {};
+  std::vector<AttentionSpeed> attention = {};
+  std::vector<BenchResult> results = {};
+  std::vector<std::string> skipped = {};  // cases of the default set that need a GPU
 };
 
 /// An earlier report, as far as it is compared with.

@@ -402,6 +402,18 @@ TEST(Bench, TakesTheStepsItWasAskedFor) {
   EXPECT_EQ(ceiling.figures().size(), 1u) << "measured once";
 }
 
+TEST(Bench, TimesAttentionByItself) {
+  BenchCase at = small_twin(find_bench_cases("E-B16")[0]);
+  EXPECT_TRUE(find_bench_cases("E-B16")[0].attention_alone);
+  const AttentionSpeed speed = measure_attention(at, Device::cpu);
+  EXPECT_EQ(speed.name, at.name);
+  EXPECT_EQ(speed.precision, "bf16");
+  for (const double each : {speed.forward, speed.recorded, speed.backward}) {
+    EXPECT_GT(each, 1e3);
+    EXPECT_LT(each, 1e15);
+  }
+}
+
 TEST(Bench, GeneratesBehindItsContext) {
   MatmulCeiling ceiling(16);
   BenchSettings settings;
@@ -443,7 +455,7 @@ TEST(Bench, RunningOutOfMemoryIsAnOutcome) {
   EXPECT_TRUE(contains(result.note, "out of memory")) << result.note;
   EXPECT_EQ(exit_code_of({result}), 4);
   EXPECT_EQ(exit_code_of({result, other}), 0) << "the rest goes on";
-  const std::string table = bench_table({{}, {}, {other, result}, {}});
+  const std::string table = bench_table({.machine = {}, .results = {other, result}});
   EXPECT_TRUE(contains(table, "out of memory")) << table;
 }
 
@@ -481,6 +493,7 @@ BenchReport made_up_report() {
   full.note = "memory: 99 GiB asked for";
   return {{"Some GPU", "13.0", "13.0", "2026-02-03T04:05:06Z", "0123456789ab", "GNU 12", 2},
           {{Device::cuda, "bf16", 8192, 7e14}},
+          {{"E-B16", Device::cuda, "bf16", 3e14, 2.5e14, 2.25e14}},
           {made_up("E-B4", 10), made_up("E-B16", 4), full},
           {}};
 }
@@ -491,6 +504,10 @@ TEST(BenchReport, JsonHoldsAllAndIsReadBack) {
   EXPECT_EQ(json["device"], "Some GPU");
   EXPECT_EQ(json["commit"], "0123456789ab");
   EXPECT_EQ(json["matmul"][0]["flops_per_second"], 7e14);
+  EXPECT_EQ(json["attention"][0]["backward_flops_per_second"], 2.25e14);
+  EXPECT_TRUE(contains(bench_markdown(report),
+                       "attention of E-B16 by itself on cuda, bf16, over full tiles: 300 "
+                       "TFLOP/s forward, 250 as training records it, 225 backward"));
   EXPECT_EQ(json["cases"][0]["samples_ms"], (std::vector<double>{10, 15, 5}));
   EXPECT_EQ(json["cases"][0]["median_ms"], 10);
   EXPECT_EQ(json["cases"][0]["pool_peak_bytes"], std::size_t(3) << 29);
