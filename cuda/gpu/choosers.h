@@ -3,7 +3,7 @@
 #pragma once
 #include <algorithm>
 
-#include "cuda/gpu/attention_tiles.h"
+#include "cuda/gpu/attention_masks.h"
 #include "cuda/runtime.h"
 #include "cuda/sorted.h"
 
