@@ -45,7 +45,7 @@ void adamw_step(const AdamW& adam, const Tensor& numbers, const Tensor& value, c
     }
   }
   const kernels::AdamWStep step{
-      adam.beta1, adam.beta2, adam.eps, gradient_scale, numbers.data<double>(), clip ? clip.data<double>() : nullptr};
+      adam.beta1, adam.beta2, adam.eps, gradient_scale, numbers.data<double>(), clip.data_or_null<double>()};
   dispatch(value, [&]<class T>(auto space) {
     kernels::Optimizer<T>::adamw(space, step, borders, value.count(), value.data<T>(), gradient.data<T>(), m.data<T>(),
                                  v.data<T>());

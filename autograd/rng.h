@@ -70,8 +70,7 @@ class Rng {
   std::uint64_t key() const { return key_; }
   /// The words as they stand now.
   RandomBits bits() const {
-    return {key_, step_ ? std::uint32_t(*step_.data<std::int32_t>()) : 0,
-            device_step_ ? device_step_.data<std::int32_t>() : nullptr};
+    return {key_, step_ ? std::uint32_t(*step_.data<std::int32_t>()) : 0, device_step_.data_or_null<std::int32_t>()};
   }
 
  private:

@@ -57,7 +57,7 @@ struct Flow {
 /// The place of the flow of input k.
 template <class T>
 Flow<T> flow_to(const Saved& saved, std::size_t k, const Tensor& place) {
-  return {place ? place.data<T>() : nullptr, saved.adds(k)};
+  return {place.data_or_null<T>(), saved.adds(k)};
 }
 
 }  // namespace kernels

@@ -75,6 +75,11 @@ class Tensor {
     if (dtype_of<T> != dtype_) fail("tensor: ", dtype_, " elements read as ", dtype_of<T>);
     return reinterpret_cast<T*>(raw());
   }
+  /// The same, or null where there is no tensor: what kernels take for an operand that may be missing.
+  template <class T>
+  T* data_or_null() const {
+    return *this ? data<T>() : nullptr;
+  }
   /// The elements, for the host; an Error if T is not the dtype or they lie on another device.
   template <class T>
   std::span<T> span() const {

@@ -381,7 +381,7 @@ Tensor made_weights(Summary kind, const SummaryShape& s, const bool* mask) {
     for_each("bucket_summary", views, SumBefore<std::int32_t>{buckets, 1, false, count});
   }
   for_each("bucket_summary", weights.count(),
-           WeightOfSlot{kind, tokens, counts ? counts.data<std::int32_t>() : nullptr, weights.data<double>()});
+           WeightOfSlot{kind, tokens, counts.data_or_null<std::int32_t>(), weights.data<double>()});
   if (kind != Summary::sum_of_means) return weights;
   Tensor sums = weights.like();
   for_each("bucket_summary", sums.count(), WeightBehind{s.bucket, weights.data<double>(), sums.data<double>()});
@@ -440,7 +440,7 @@ void BucketSummary<T>::forward(Cuda, Summary kind, const SummaryShape& s, const 
   const double *plain = half(0), *weighted = half(1);
   const Tensor before = beside_stretches<Real<T>>(tokens, items, plain, nullptr, nullptr);
   launch("bucket_summary", Segment::blocks(s), Segment::threads(s), Segment::kSharedBytes,
-         AddBefore<T>{tokens, plain, weighted, weights.data<double>(), before ? before.data<double>() : nullptr, y});
+         AddBefore<T>{tokens, plain, weighted, weights.data<double>(), before.data_or_null<double>(), y});
 }
 
 template <class T>
@@ -454,12 +454,11 @@ void BucketSummary<T>::backward(Cuda, Summary kind, const SummaryShape& s, const
     flows = workspace({items, s.buckets(), s.width}, DType::f64);
     const Tensor behind = beside_stretches<Real<T>>(tokens, items, nullptr, dy, weights.data<double>());
     for_each("bucket_summary", items * Stretch::count(s.buckets()) * s.width,
-             FlowBehind<T>{tokens, dy, weights.data<double>(), behind ? behind.data<double>() : nullptr,
-                           flows.data<double>()});
+             FlowBehind<T>{tokens, dy, weights.data<double>(), behind.data_or_null<double>(), flows.data<double>()});
   }
   const auto launched = [&]<int N>(Width<N>) {
     launch("bucket_summary", Share<N>::blocks(s, s.bucket), Share<N>::kThreads, 0,
-           FlowIntoTokens<T, N>{tokens, weights.data<double>(), flows ? flows.data<double>() : nullptr, dy, dx});
+           FlowIntoTokens<T, N>{tokens, weights.data<double>(), flows.data_or_null<double>(), dy, dx});
   };
   constexpr int N = pack_width<T>();
   if (s.width % N == 0 && is_aligned<N>(dx) && is_aligned<N>(dy)) return launched(Width<N>{});

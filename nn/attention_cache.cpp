@@ -41,7 +41,7 @@ void AttentionCache::remember(const NewTokens& tokens, const Tensor& qkv, const 
   const NewTokens there = tokens.to(qkv.device());
   dispatch(qkv, [&]<class T>(auto space) {
     kernels::CachedAttention<T>::remember(space, memory<T>(), there.placed(length), qkv.data<T>(),
-                                          table ? table.data<T>() : nullptr, columns);
+                                          table.data_or_null<T>(), columns);
   });
 }
 

@@ -34,7 +34,7 @@ typename kernels::CachedCrossAttention<T>::Memory CrossAttentionCache::memory() 
           temperature_,
           kv_.data<T>(),
           summaries_.data<T>(),
-          mask_ ? mask_.data<bool>() : nullptr,
+          mask_.data_or_null<bool>(),
           query_sums_.data<double>(),
           weights_.data<T>(),
           picks_.data<std::int32_t>()};

@@ -46,9 +46,8 @@ Tensor causal_choices(std::int64_t batch, std::int64_t heads, std::int64_t bucke
   const ChoiceShape shape{batch, heads, buckets, bucket, n_top};
   const Tensor mask = given_mask ? given_mask.to(device) : Tensor();
   Tensor open({batch, heads, buckets, shape.columns()}, DType::boolean, device);
-  dispatch_device(open, [&](auto space) {
-    kernels::Choices::causal(space, shape, mask ? mask.data<bool>() : nullptr, open.data<bool>());
-  });
+  dispatch_device(
+      open, [&](auto space) { kernels::Choices::causal(space, shape, mask.data_or_null<bool>(), open.data<bool>()); });
   return open;
 }
 

@@ -34,9 +34,9 @@ Output RouteBuckets::forward(Saved& save, Inputs in) const {
   const Tensor weights = queries.like(shape), picks = fixed ? fixed : Tensor(shape, DType::i32, queries.device());
   const Tensor chosen({r.batch, r.heads, r.rows, n, 3}, wide(queries.dtype()), queries.device());
   dispatch(queries, [&]<class T>(auto space) {
-    kernels::RouteBuckets<T>::forward(space, r, queries.data<T>(), in[1].data<T>(), open ? open.data<bool>() : nullptr,
-                                      fixed ? fixed.data<std::int32_t>() : nullptr, weights.data<T>(),
-                                      picks.data<std::int32_t>(), chosen.data<Real<T>>());
+    kernels::RouteBuckets<T>::forward(space, r, queries.data<T>(), in[1].data<T>(), open.data_or_null<bool>(),
+                                      fixed.data_or_null<std::int32_t>(), weights.data<T>(), picks.data<std::int32_t>(),
+                                      chosen.data<Real<T>>());
   });
   save.tensors = {queries, in[1], open, picks, chosen};
   return {weights, {picks}};
@@ -49,9 +49,9 @@ Tensors RouteBuckets::backward(const Saved& saved, const Tensor& dy) const {
   if (saved.wants[1]) dkeys = keys.like();
   dispatch(dy, [&]<class T>(auto space) {
     kernels::RouteBuckets<T>::backward(space, routes({saved.tensors.data(), 4}), queries.data<T>(), keys.data<T>(),
-                                       open ? open.data<bool>() : nullptr, saved.tensors[3].data<std::int32_t>(),
-                                       saved.tensors[4].data<Real<T>>(), dy.data<T>(),
-                                       dqueries ? dqueries.data<T>() : nullptr, dkeys ? dkeys.data<T>() : nullptr);
+                                       open.data_or_null<bool>(), saved.tensors[3].data<std::int32_t>(),
+                                       saved.tensors[4].data<Real<T>>(), dy.data<T>(), dqueries.data_or_null<T>(),
+                                       dkeys.data_or_null<T>());
   });
   return {dqueries, dkeys, {}, {}};
 }

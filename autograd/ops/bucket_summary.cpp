@@ -20,8 +20,7 @@ Output BucketSummary::forward(Saved& save, Inputs in) const {
     fail("bucket_summary: expected a mask (B, T) = ", Shape{s.batch, s.length}, ", got ", mask.shape());
   Tensor y({s.batch, s.sorting(), s.buckets(), s.width}, wide(x.dtype()), x.device());
   dispatch(x, [&]<class T>(auto space) {
-    kernels::BucketSummary<T>::forward(space, kind, s, x.data<T>(), mask ? mask.data<bool>() : nullptr,
-                                       y.data<Real<T>>());
+    kernels::BucketSummary<T>::forward(space, kind, s, x.data<T>(), mask.data_or_null<bool>(), y.data<Real<T>>());
   });
   save.tensors = {x, mask};
   return y;
@@ -33,7 +32,7 @@ Tensors BucketSummary::backward(const Saved& saved, const Tensor& dy) const {
   const Tensor dx = saved.adds(0) ? saved.into[0] : Tensor::zeros(x.shape(), x.dtype(), x.device());
   dispatch(x, [&]<class T>(auto space) {
     kernels::BucketSummary<T>::backward(space, kind, summary_shape(x.shape()), dy.data<Real<T>>(),
-                                        mask ? mask.data<bool>() : nullptr, dx.data<T>());
+                                        mask.data_or_null<bool>(), dx.data<T>());
   });
   return {dx, {}};
 }

@@ -84,7 +84,7 @@ typename kernels::BucketedAttention<T>::Arguments arguments(const ops::BucketedA
 template <class T>
 typename kernels::BucketedAttention<T>::Results results(const Tensor& y, const Tensor& rest,
                                                         const Tensor& log_sum_exp) {
-  return {y.data<T>(), rest ? rest.data<T>() : nullptr, log_sum_exp.data<Real<T>>()};
+  return {y.data<T>(), rest.data_or_null<T>(), log_sum_exp.data<Real<T>>()};
 }
 
 // The inputs of one case: distinct picks within a row; causal ones are nulls and earlier buckets.

@@ -7,7 +7,7 @@ namespace ops {
 namespace {
 
 kernels::Targets view(const Tensor& ids, const Tensor& counted, std::optional<std::int32_t> ignore) {
-  return {ids.data<std::int32_t>(), counted ? counted.data<bool>() : nullptr, ignore.has_value(), ignore.value_or(0)};
+  return {ids.data<std::int32_t>(), counted.data_or_null<bool>(), ignore.has_value(), ignore.value_or(0)};
 }
 
 // The shape of the targets, which is that of x but for its last axis.
@@ -19,11 +19,6 @@ Shape checked_positions(std::string_view op, const char* what, const Shape& x, c
   if (counted && (counted.shape() != positions || counted.dtype() != DType::boolean))
     fail(op, ": counted must be bool ", positions, ", got ", counted.dtype(), " ", counted.shape());
   return positions;
-}
-
-template <class T>
-T* data_or_null(const Tensor& t) {
-  return t ? t.data<T>() : nullptr;
 }
 
 }  // namespace
@@ -103,13 +98,13 @@ Output LinearCrossEntropy::forward(Saved& save, Inputs in) const {
                                    all.ignore};
       const T* const from = x.data<T>() + begin * width;
       T* const z = logits.data<T>();
-      kernels::Linear<T, P>::forward(space, slice, from, used.weight.data<T>(), data_or_null<T>(used.bias), z);
+      kernels::Linear<T, P>::forward(space, slice, from, used.weight.data<T>(), used.bias.data_or_null<T>(), z);
       Loss::forward(space, {n, classes}, goals, z, log_sum_exp.data<R>(), losses.data<R>() + begin);
       if (!dx && !dweight && !dbias) continue;
       Loss::backward(space, {n, classes}, goals, z, log_sum_exp.data<R>(), counts, nullptr, z);
       kernels::Linear<T, P>::backward(space, slice, from, used.weight.data<T>(), z,
                                       {dx ? dx.data<T>() + begin * width : nullptr, false},
-                                      {data_or_null<P>(dweight), begin > 0}, {data_or_null<P>(dbias), begin > 0});
+                                      {dweight.data_or_null<P>(), begin > 0}, {dbias.data_or_null<P>(), begin > 0});
     }
     Loss::mean(space, {rows, classes}, losses.data<R>(), counts, loss.data<R>());
   });

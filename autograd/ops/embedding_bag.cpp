@@ -36,7 +36,7 @@ Tensors EmbeddingBag::backward(const Saved& saved, const Tensor& dy) const {
   dispatch(table, [&]<class T>(auto space) {
     kernels::EmbeddingBag<T>::backward(space, bags_of(table, ids), table.data<T>(), weights.data<T>(),
                                        ids.data<std::int32_t>(), dy.data<T>(), kernels::flow_to<T>(saved, 0, dtable),
-                                       dweights ? dweights.data<T>() : nullptr);
+                                       dweights.data_or_null<T>());
   });
   return {dtable, dweights, {}};
 }

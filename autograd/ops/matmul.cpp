@@ -102,11 +102,6 @@ std::vector<Case<Matmul>> Matmul::cases() {
 
 namespace {
 
-template <class T>
-T* data_or_null(const Tensor& t) {
-  return t ? t.data<T>() : nullptr;
-}
-
 // Which inputs of Linear are weights.
 std::vector<std::size_t> weights_of(std::size_t inputs) {
   std::vector<std::size_t> places{1};
@@ -170,9 +165,9 @@ Output Linear::forward(Saved& save, Inputs in) const {
   dispatch_mixed(x, weight.dtype(), [&]<class T, class P>(auto space) {
     if (onto)
       kernels::Linear<T, P>::add(space, used.sizes, undo ? -1 : 1, x.data<T>(), used.weight.data<T>(),
-                                 data_or_null<P>(bias), onto.data<P>(), y.data<P>());
+                                 bias.data_or_null<P>(), onto.data<P>(), y.data<P>());
     else
-      kernels::Linear<T, P>::forward(space, used.sizes, x.data<T>(), used.weight.data<T>(), data_or_null<T>(used.bias),
+      kernels::Linear<T, P>::forward(space, used.sizes, x.data<T>(), used.weight.data<T>(), used.bias.data_or_null<T>(),
                                      y.data<T>());
   });
   save.tensors = {learns(save) && !x_again ? x : Tensor(), used.weight,
@@ -199,8 +194,8 @@ Tensors Linear::backward(const Saved& saved, const Tensor& dy) const {
   const kernels::LinearShape sizes{dy.shape().product(0, dy.shape().rank() - 1), width, out};
   dispatch_mixed(flow, weight.dtype(), [&]<class T, class P>(auto space) {
     using kernels::flow_to;
-    kernels::Linear<T, P>::backward(space, sizes, data_or_null<T>(x), used.data<T>(), flow.data<T>(),
-                                    flow_to<T>(saved, 0, dx), {data_or_null<P>(dweight), bool(gathered)},
+    kernels::Linear<T, P>::backward(space, sizes, x.data_or_null<T>(), used.data<T>(), flow.data<T>(),
+                                    flow_to<T>(saved, 0, dx), {dweight.data_or_null<P>(), bool(gathered)},
                                     flow_to<P>(saved, 2, dbias));
   });
   Tensors flows{dx, {}, dbias, saved.wants[3] ? dy : Tensor()};

@@ -29,8 +29,7 @@ Output ProductKeyTopK::forward(Saved& save, Inputs in) const {
   const Tensor sums = scores.like(shape), picks = fixed ? fixed : Tensor(shape, DType::i32, scores.device());
   dispatch(scores, [&]<class T>(auto space) {
     kernels::ProductKeyTopK<T>::forward(space, halves_of(s, clamped), scores.data<T>(),
-                                        fixed ? fixed.data<std::int32_t>() : nullptr, sums.data<T>(),
-                                        picks.data<std::int32_t>());
+                                        fixed.data_or_null<std::int32_t>(), sums.data<T>(), picks.data<std::int32_t>());
   });
   save.tensors = {picks};
   save.shapes = {s};

@@ -88,8 +88,8 @@ Output CumulativeMean::forward(Saved& save, Inputs in) const {
     fail(name, ": the mask ", allowed.shape(), " does not have the shape of x ", x.shape(), " less its last axis");
   Tensor y = x.like();
   dispatch(x, [&]<class T>(auto space) {
-    kernels::CumulativeMean<T>::forward(space, Around(x.shape(), -2), x.data<T>(),
-                                        allowed ? allowed.data<bool>() : nullptr, y.data<T>());
+    kernels::CumulativeMean<T>::forward(space, Around(x.shape(), -2), x.data<T>(), allowed.data_or_null<bool>(),
+                                        y.data<T>());
   });
   save.tensors = {allowed};
   return y;
@@ -99,8 +99,8 @@ Tensors CumulativeMean::backward(const Saved& saved, const Tensor& dy) const {
   const Tensor& allowed = saved.tensors[0];
   Tensor dx = dy.like();
   dispatch(dy, [&]<class T>(auto space) {
-    kernels::CumulativeMean<T>::backward(space, Around(dy.shape(), -2), allowed ? allowed.data<bool>() : nullptr,
-                                         dy.data<T>(), dx.data<T>());
+    kernels::CumulativeMean<T>::backward(space, Around(dy.shape(), -2), allowed.data_or_null<bool>(), dy.data<T>(),
+                                         dx.data<T>());
   });
   return {dx, {}};
 }

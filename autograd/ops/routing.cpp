@@ -28,8 +28,7 @@ Output TopK::forward(Saved& save, Inputs in) const {
   const Tensor weights = logits.like(shape), picks = fixed ? fixed : Tensor(shape, DType::i32, logits.device());
   dispatch(logits, [&]<class T>(auto space) {
     kernels::TopK<T>::forward(space, kernels::Rows(logits.shape()), n, Real<T>(temperature), logits.data<T>(),
-                              fixed ? fixed.data<std::int32_t>() : nullptr, weights.data<T>(),
-                              picks.data<std::int32_t>());
+                              fixed.data_or_null<std::int32_t>(), weights.data<T>(), picks.data<std::int32_t>());
   });
   save.tensors = {logits, picks};
   return {weights, {picks}};
@@ -81,8 +80,8 @@ Tensors GatherBuckets::backward(const Saved& saved, const Tensor& dy) const {
   if (saved.wants[1]) dweights = weights.like();
   dispatch(x, [&]<class T>(auto space) {
     kernels::GatherBuckets<T>::backward(space, {s[0], s[1], s[2] * s[3], w[1] * w[2]}, x.data<T>(), weights.data<T>(),
-                                        picks.data<std::int32_t>(), dy.data<T>(), dx ? dx.data<T>() : nullptr,
-                                        dweights ? dweights.data<T>() : nullptr);
+                                        picks.data<std::int32_t>(), dy.data<T>(), dx.data_or_null<T>(),
+                                        dweights.data_or_null<T>());
   });
   return {dx, dweights, {}};
 }

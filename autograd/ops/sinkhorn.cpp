@@ -29,7 +29,7 @@ bool stretches(const Shape& from, const Shape& to) {
   return true;
 }
 
-const bool* flags(const Tensor& open) { return open ? open.data<bool>() : nullptr; }
+const bool* flags(const Tensor& open) { return open.data_or_null<bool>(); }
 
 }  // namespace
 

@@ -10,7 +10,7 @@ void check(std::string_view name, const Tensor& x, const Tensor& allowed) {
     fail(name, ": the mask must be bool ", x.shape(), ", got ", allowed.dtype(), " ", allowed.shape());
 }
 
-const bool* mask(const Tensor& allowed) { return allowed ? allowed.data<bool>() : nullptr; }
+const bool* mask(const Tensor& allowed) { return allowed.data_or_null<bool>(); }
 
 }  // namespace
 
