@@ -8,15 +8,7 @@ if(NOT CMAKE_CUDA_COMPILER)
   set(CMAKE_CUDA_COMPILER ${SINKHORN_NVCC})
 endif()
 
-# `native` fails without a GPU; then: Ampere and Hopper, and Hopper's PTX for whatever comes later.
-if(NOT CMAKE_CUDA_ARCHITECTURES)
-  execute_process(COMMAND nvidia-smi -L RESULT_VARIABLE no_gpu OUTPUT_VARIABLE gpus ERROR_QUIET)
-  if(no_gpu EQUAL 0 AND gpus MATCHES "GPU")
-    set(CMAKE_CUDA_ARCHITECTURES native)
-  else()
-    set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real 90-virtual)
-  endif()
-endif()
+include(${CMAKE_CURRENT_LIST_DIR}/architectures.cmake)
 
 enable_language(CUDA)
 if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)

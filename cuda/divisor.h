@@ -7,7 +7,7 @@
 namespace sinkhorn::cuda {
 
 /// x / value for 0 <= x < 2^31 by a multiplication and a shift, where a division takes some 25 instructions (Granlund
-/// and Montgomery 1994, theorem 4.2, with one bit to spare). `value` is at least 1.
+/// and Montgomery 1994, theorem 4.2, with one bit to spare). `value` is 1 .. 2^31 - 1.
 class Divisor {
  public:
   explicit Divisor(std::int64_t value) : value_(std::uint32_t(value)) {

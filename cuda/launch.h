@@ -38,7 +38,8 @@
 //                  t.sync(): barrier of the block.  t.shuffle_xor(value, mask): the value of lane ^ mask; all 32 lanes
 //                  of a warp call it together.  t.shared<T>(count): the next `count` elements of shared memory, the
 //                  same for all threads of a block if they ask in the same order.
-//   launch(op, blocks, threads, shared_bytes, kernel)   threads: a multiple of 32, at most kMaxThreads
+//   launch(op, blocks, threads, shared_bytes, kernel)   threads: a multiple of 32, at most kMaxThreads;
+//                  a kernel that names its threads (Bounds in gpu/thread.h) may have more
 //   for_each(op, count, f), for_each_pack<N>(op, count, aligned, f)
 //
 // `op` is named by errors. All launches go to one stream, in order; none waits.

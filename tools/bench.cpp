@@ -119,7 +119,11 @@ int bench(const BenchOptions& options, std::ostream& out, std::ostream& err) {
                       (result.was_measured() ? fmt::format("{:.0f} tok/s", result.tokens_per_second()) : result.note));
     if (!each.attention_alone || !result.was_measured()) continue;
     settings.progress(each.name + ": timing attention by itself");
-    report.attention.push_back(measure_attention(each, each.device));
+    try {
+      report.attention.push_back(measure_attention(each, each.device));
+    } catch (const OutOfMemory& error) {
+      report.results.back().note = std::string("attention by itself: ") + error.what();
+    }
   }
   report.ceilings = ceiling.figures();
   if (!options.json.empty() && options.json != "-") write_text(options.json, bench_json(report));

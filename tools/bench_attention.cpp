@@ -51,13 +51,16 @@ AttentionSpeed measure_attention(const BenchCase& at, Device device) {
 
   cuda::Timer timer(device);
   const auto median_ms = [&](const std::function<void()>& prepare, const std::function<void()>& timed) {
+    constexpr double enough_ms = 2000;  // a processor takes longer for one
     std::vector<double> milliseconds;
-    for (int i = 0; i < 13; ++i) {
+    double all = 0;
+    for (int i = 0; i < 13 && (milliseconds.empty() || all < enough_ms); ++i) {
       prepare();
       timer.start();
       timed();
-      const double ms = timer.stop();
-      if (i >= 3) milliseconds.push_back(ms);
+      milliseconds.push_back(timer.stop());
+      all += milliseconds.back();
+      if (i == 2) milliseconds.clear();  // those were to warm up
     }
     return quantile(milliseconds, 0.5);
   };

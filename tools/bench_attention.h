@@ -6,8 +6,9 @@
 
 namespace sinkhorn {
 
-/// FLOP/s of the heads of one layer, counted over full tiles: a bucket of queries by n + 1 buckets of keys, two
-/// products forward and five backward, whatever causality and null blocks leave of them.
+/// FLOP/s of the heads of one layer, counted over full tiles: for every head, local ones too, a bucket of queries by n
+/// + 1 buckets of keys, two products forward and five backward, whatever causality, narrower windows and null blocks
+/// leave of them. So it compares with attention that has no such structure, and is not what the tensor cores do.
 struct AttentionSpeed {
   std::string name;  // of the case whose shape it is
   Device device = Device::cpu;

@@ -13,6 +13,7 @@
 
 #include "build_info.h"
 #include "cuda/device.h"
+#include "cuda/planes_gemm.h"
 #include "notebooks/kit/drawing.h"
 #include "tools/corpus.h"
 
@@ -78,6 +79,9 @@ int doctor(std::ostream& out) {
                             static_cast<double>(device.memory) / (1 << 30),
                             static_cast<double>(device.free_memory) / (1 << 30)));
   }
+  if (!probe.devices.empty() && probe.devices.front().compute_major == 9 && !cuda::PlanesGemm::is_here())
+    missing.push_back(
+        "Hopper's own instructions, for several times the speed: build again with -DCMAKE_CUDA_ARCHITECTURES=90a-real");
   line("training", probe.devices.empty() ? "on the CPU" : "on " + probe.devices.front().name);
 
   const Corpus text = load_corpus("");

@@ -180,6 +180,7 @@ struct AttendOnTensorCores {
   // Null blocks, for the warp's rows `first` ..
   __device__ void attend_nulls(const Place& place, int lane, const Tile& queries, int first, Rows& rows) const {
     const TileHead<T> head(in, place.item);
+    if (head.is_local || in.nulls == 0) return;
     const T *const key = null_row(head, in.null_keys), *const value = null_row(head, in.null_values);
     for_nulls(head, place.bucket, [&](const KeyBlock& block) {
       const Mask mask{head, place.bucket, block, place.tile * kRows + first, 0};

@@ -178,11 +178,11 @@ template <class T>
 __device__ const T* null_row(const TileHead<T>& head, const Global<const T>& nulls) {
   return &nulls[std::int64_t(head.sorting_head) * head.in.width];
 }
-/// Calls f with the null blocks of query bucket u.
+/// Calls f with the null blocks of query bucket u of a sorting head.
 template <class T, class F>
 __device__ void for_nulls(const TileHead<T>& head, int u, F f) {
 #pragma unroll 1
-  for (int c = 0; !head.is_local && head.in.nulls > 0 && c < head.in.n_top; ++c) {
+  for (int c = 0; c < head.in.n_top; ++c) {
     const AttentionBlock found = head.block(u, c);
     if (found.kind == AttentionBlock::null) f(KeyBlock{c, found.kind, 0, found.width, head.weight(found)});
   }

@@ -106,16 +106,18 @@ class Blas {
   // y (columns, rows) = the transposed x (rows, columns).
   void transpose(std::string_view op, std::int64_t rows, std::int64_t columns, const float* x, float* y) {
     std::lock_guard lock(mutex_);
-    auto [place, is_new] = turns_.try_emplace({rows, columns});
-    Turn& turn = place->second;
-    if (is_new) {
+    auto place = turns_.find({rows, columns});
+    if (place == turns_.end()) {
+      Turn turn;
       check_blas(op, cublasLtMatrixTransformDescCreate(&turn.how, CUDA_R_32F));
       const cublasOperation_t transposed = CUBLAS_OP_T;
       check_blas(op, cublasLtMatrixTransformDescSetAttribute(turn.how, CUBLASLT_MATRIX_TRANSFORM_DESC_TRANSA,
                                                              &transposed, sizeof(transposed)));
       turn.from = layout(CUDA_R_32F, columns, rows, 1, 0);
       turn.to = layout(CUDA_R_32F, rows, columns, 1, 0);
+      place = turns_.emplace(std::array<std::int64_t, 2>{rows, columns}, turn).first;
     }
+    const Turn& turn = place->second;
     const float one = 1, zero = 0;
     check_blas(op, cublasLtMatrixTransform(handle_, turn.how, &one, x, turn.from, &zero, nullptr, nullptr, y, turn.to,
                                            stream()));

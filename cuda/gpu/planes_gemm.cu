@@ -401,6 +401,7 @@ struct MultiplyTiles {
         }
         of = then;
       }
+      await_own_copies<0>();  // the last are for nobody
     }
 #endif
   }

@@ -211,8 +211,10 @@ void walk(Page& page) {
 
   page.step("What the library does");
   page.text(
-      "Plain products go to NVIDIA's own library, cuBLAS, which has such kernels for every chip and size. What it "
-      "does not have is a product in the middle of something else: scores of one bucket against another, at once "
+      "Plain products go to NVIDIA's own library, cuBLAS, which has such kernels for every chip and size (but for "
+      "large "
+      "ones of f32 on Hopper, which cuda/gpu/planes_gemm.cu makes of f16). What it does not have is a product in the "
+      "middle of something else: scores of one bucket against another, at once "
       "made into shares and multiplied by values. There the library tiles by hand, and lesson 23 shows how. Its tile "
       "in shared memory, with the extra column against bank conflicts from lesson 21:");
   page.code("cuda/bucketed_attention.cu", "struct Tile {");

@@ -1,0 +1,43 @@
+// Which architectures a CUDA build is made for, with a stand-in for nvidia-smi.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "build_info.h"
+
+namespace {
+
+namespace fs = std::filesystem;
+
+// What cuda/architectures.cmake chooses where nvidia-smi is this script.
+std::string architectures_with(const std::string& nvidia_smi) {
+  std::string folder = (fs::temp_directory_path() / "sinkhorn_architectures_XXXXXX").string();
+  EXPECT_NE(mkdtemp(folder.data()), nullptr);
+  const fs::path fake = fs::path(folder) / "nvidia-smi", script = fs::path(folder) / "choose.cmake";
+  std::ofstream(fake) << "#!/bin/sh\n" << nvidia_smi << "\n";
+  fs::permissions(fake, fs::perms::owner_all);
+  std::ofstream(script) << "include(\"" << sinkhorn::build_info::source_dir << "/cuda/architectures.cmake\")\n"
+                        << "file(WRITE \"" << folder << "/chosen\" \"${CMAKE_CUDA_ARCHITECTURES}\")\n";
+  const int status = std::system(("PATH=\"" + folder + ":$PATH\" cmake -P \"" + script.string() + "\"").c_str());
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+  std::ifstream file(fs::path(folder) / "chosen");
+  const std::string chosen{std::istreambuf_iterator<char>(file), {}};
+  fs::remove_all(folder);
+  return chosen;
+}
+
+TEST(Architectures, AreThoseOfThisMachinesGpus) {
+  EXPECT_EQ(architectures_with("echo 9.0"), "90a-real") << "Hopper has instructions that 90 leaves out";
+  EXPECT_EQ(architectures_with("echo 8.0; echo 8.0"), "80-real");
+  EXPECT_EQ(architectures_with("echo 9.0; echo 8.9"), "90a-real;89-real");
+  EXPECT_EQ(architectures_with("echo 12.0"), "120-real");
+  const std::string none = "80-real;90a-real;90-virtual";
+  EXPECT_EQ(architectures_with("echo No devices were found; exit 6"), none);
+  EXPECT_EQ(architectures_with("echo [N/A]"), none) << "a driver that does not know the question";
+}
+
+}  // namespace
