@@ -21,6 +21,7 @@ struct Slice;
 struct Pad;
 struct Concat;
 struct Rotate;
+struct EveryNth;
 struct Sum;
 struct Max;
 struct CumulativeMean;
@@ -57,6 +58,7 @@ using AllOps = decltype(ops::join(
     ops::lift(maps::All{}),
     TypeList<ops::Scale, ops::Add, ops::Mul, ops::MaskFill, ops::Dropout, ops::GatedGelu, ops::Cast,        //
              ops::Reshape, ops::Permute, ops::BroadcastTo, ops::Slice, ops::Pad, ops::Concat, ops::Rotate,  //
+             ops::EveryNth,                                                                                 //
              ops::Sum, ops::Max, ops::CumulativeMean,                                                       //
              ops::Softmax, ops::LogSoftmax, ops::LogSumExp,                                                 //
              ops::Matmul, ops::Linear, ops::LayerNorm, ops::Embedding, ops::EmbeddingBag,                   //

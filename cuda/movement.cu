@@ -19,6 +19,18 @@ struct CopiedWord {
 };
 
 template <class T>
+struct AddedBlocks {
+  std::int64_t size, pitch;
+  Global<const T> from;
+  Global<T> to;
+  SINKHORN_DEVICE void operator()(std::int64_t i) const {
+    const std::int64_t block = quotient(i, size), at = block * pitch + i - block * size;
+    const T before = to[at], term = from[i];
+    to[at] = Real<T>(before) + Real<T>(term);
+  }
+};
+
+template <class T>
 struct Gathered {
   StridedLoop<1> loop;
   Global<const T> x;
@@ -52,11 +64,20 @@ void CopyBlocks::forward(Cuda, std::int64_t count, std::int64_t bytes, const std
 }
 
 template <class T>
+void AddBlocks<T>::forward(Cuda, std::int64_t count, std::int64_t size, const T* from, T* to, std::int64_t pitch) {
+  for_each("add_blocks", count * size, AddedBlocks<T>{size, pitch, from, to});
+}
+
+template <class T>
 void Gather<T>::forward(Cuda, const StridedLoop<1>& loop, const T* x, T* y) {
   constexpr int N = pack_width<T>();
   for_each_pack<N>("gather", loop.count, has_packs<N>(loop) && is_aligned<N>(x) && is_aligned<N>(y),
                    Gathered<T>{loop, x, y});
 }
+
+template struct AddBlocks<float>;
+template struct AddBlocks<double>;
+template struct AddBlocks<bf16>;
 
 template struct Gather<float>;
 template struct Gather<double>;

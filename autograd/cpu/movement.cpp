@@ -21,6 +21,17 @@ void CopyBlocks::forward(Cpu, std::int64_t count, std::int64_t bytes, const std:
 }
 
 template <class T>
+void AddBlocks<T>::forward(Cpu, std::int64_t count, std::int64_t size, const T* from, T* to, std::int64_t pitch) {
+  parallel_for(count, grain_for(size), [=](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t block = begin; block < end; ++block)
+      for (std::int64_t i = 0; i < size; ++i) {
+        T& y = to[block * pitch + i];
+        y = Real<T>(y) + Real<T>(from[block * size + i]);
+      }
+  });
+}
+
+template <class T>
 void Gather<T>::forward(Cpu, const StridedLoop<1>& loop, const T* x, T* y) {
   cpu::for_runs(loop, [=](std::int64_t i, const auto& at, std::int64_t n, const auto& steps) {
     const T* const from = x + at[0];
@@ -33,6 +44,10 @@ void Gather<T>::forward(Cpu, const StridedLoop<1>& loop, const T* x, T* y) {
     }
   });
 }
+
+template struct AddBlocks<float>;
+template struct AddBlocks<double>;
+template struct AddBlocks<bf16>;
 
 template struct Gather<float>;
 template struct Gather<double>;

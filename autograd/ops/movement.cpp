@@ -213,6 +213,41 @@ std::vector<Case<Rotate>> Rotate::cases() {
           {"whole turn", {0, 4}, drawn({4})}};
 }
 
+Output EveryNth::forward(Saved& save, Inputs in) const {
+  const Tensor& x = in[0];
+  const Shape& shape = x.shape();
+  if (width < 1 || first < 0 || first >= n || shape[axis] % (n * width) != 0)
+    fail(name, ": cannot take piece ", first, " of every ", n, ", ", width, " wide, along axis ", axis, " of ", shape);
+  save.shapes = {shape};
+  Tensor y = x.like(shape.with(axis, shape[axis] / n));
+  if (y.count() == 0) return y;
+  const std::int64_t bytes = width * Around(shape, axis).after * std::int64_t(size_of(x.dtype()));
+  dispatch_device(x, [&](auto space) {
+    kernels::CopyBlocks::forward(space, std::int64_t(y.bytes()) / bytes, bytes, x.raw() + first * bytes, n * bytes,
+                                 y.raw(), bytes);
+  });
+  return y;
+}
+
+Tensors EveryNth::backward(const Saved& saved, const Tensor& dy) const {
+  const Shape& shape = saved.shapes[0];
+  const Tensor dx = saved.adds(0) ? saved.into[0] : Tensor::zeros(shape, dy.dtype(), dy.device());
+  if (dy.count() == 0) return {dx};
+  const std::int64_t size = width * Around(shape, axis).after;
+  dispatch(dy, [&]<class T>(auto space) {
+    kernels::AddBlocks<T>::forward(space, dy.count() / size, size, dy.data<T>(), dx.data<T>() + first * size, n * size);
+  });
+  return {dx};
+}
+
+std::vector<Case<EveryNth>> EveryNth::cases() {
+  return {{"odd rows", {0, 1, 1, 2}, drawn({4, 3})},
+          {"pairs of columns", {-1, 2, 2, 3}, drawn({2, 12})},
+          {"middle axis", {1, 2, 0, 2}, drawn({2, 4, 3})},
+          {"all", {0, 2, 0, 1}, drawn({4})},
+          {"no rows", {0, 1, 1, 2}, drawn({0, 3})}};
+}
+
 }  // namespace ops
 
 Var reshape(const Var& x, Shape shape) { return apply(ops::Reshape{shape}, {x}); }
@@ -227,5 +262,8 @@ Var pad(const Var& x, int axis, std::int64_t before, std::int64_t after) {
 Var concat(std::span<const Var> parts, int axis) { return apply(ops::Concat{axis}, parts); }
 Var concat(std::initializer_list<Var> parts, int axis) { return apply(ops::Concat{axis}, parts); }
 Var rotate(const Var& x, int axis, std::int64_t shift) { return apply(ops::Rotate{axis, shift}, {x}); }
+Var every_nth(const Var& x, int axis, std::int64_t width, std::int64_t first, std::int64_t n) {
+  return apply(ops::EveryNth{axis, width, first, n}, {x});
+}
 
 }  // namespace sinkhorn

@@ -14,6 +14,14 @@ struct CopyBlocks {
                       std::byte* to, std::int64_t to_pitch);
 };
 
+/// Adds each of `count` blocks of `size` elements, which lie behind each other, to the elements of `to` from a multiple
+/// of `pitch` on.
+template <class T>
+struct AddBlocks {
+  static void forward(Cpu, std::int64_t count, std::int64_t size, const T* from, T* to, std::int64_t pitch);
+  static void forward(Cuda, std::int64_t count, std::int64_t size, const T* from, T* to, std::int64_t pitch);
+};
+
 /// Writes the elements of x in the order of the loop.
 template <class T>
 struct Gather {
@@ -91,6 +99,17 @@ struct Rotate {
   std::int64_t shift;
 };
 
+/// y = pieces first, first + n, first + 2 n, ... of x along an axis, where a piece is `width` entries.      dx = dy
+/// there, 0 elsewhere
+struct EveryNth {
+  static constexpr std::string_view name = "every_nth";
+  Output forward(Saved& save, Inputs in) const;
+  Tensors backward(const Saved& saved, const Tensor& dy) const;
+  static std::vector<Case<EveryNth>> cases();
+  int axis;
+  std::int64_t width, first, n;
+};
+
 }  // namespace ops
 
 /// The same elements under another shape, without a copy; one extent may be -1. An Error if the counts differ.
@@ -115,6 +134,10 @@ Var concat(std::initializer_list<Var> parts, int axis);
 
 /// Rotation to the left: slot r along `axis` holds what stood at (r + shift) mod T. Any shift; -shift undoes it.
 Var rotate(const Var& x, int axis, std::int64_t shift);
+
+/// Every n-th piece of `width` entries along `axis`, from piece `first` on: every_nth(x, 0, 1, 1, 2) has the odd rows.
+/// An Error unless first is below n, and x made of n pieces or a multiple of that.
+Var every_nth(const Var& x, int axis, std::int64_t width, std::int64_t first, std::int64_t n);
 
 /// broadcast_to outside of the tape, for ops.
 Tensor stretch(const Tensor& x, const Shape& shape);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "autograd/ops.h"
 #include "tests/autograd/expect.h"
 
 namespace sinkhorn {
@@ -121,6 +122,35 @@ TEST(Rotate, TurnsToTheLeft) {
     for (const std::int64_t shift : {1, 6, 100, -3})
       EXPECT_TRUE(equal_bits(rotate(rotate(y, 1, shift), -2, -shift).value, y)) << dtype << " by " << shift;
   }
+}
+
+TEST(EveryNth, TakesPiecesInTheirOrder) {
+  expect_values(every_nth(counted({6}), 0, 1, 1, 3), {1, 4});
+  expect_values(every_nth(counted({8}), 0, 2, 1, 2), {2, 3, 6, 7});
+  for (const DType dtype : kAllTypes) {
+    const Tensor x = counted({12, 12, 3}, dtype);
+    for (const int axis : {0, 1})
+      for (const std::int64_t width : {1, 2})
+        for (const std::int64_t first : {0, 2}) {
+          std::vector<Var> pieces;
+          for (std::int64_t at = first * width; at < 12; at += 3 * width)
+            pieces.push_back(slice(x, axis, at, at + width));
+          EXPECT_TRUE(equal_bits(every_nth(x, axis, width, first, 3).value, concat(pieces, axis).value))
+              << dtype << " " << axis << " " << width << " " << first;
+        }
+  }
+  expect_error([] { every_nth(counted({6, 2}), 0, 1, 2, 2); }, {"every_nth", "piece 2 of every 2", "axis 0", "(6, 2)"});
+  expect_error([] { every_nth(counted({6, 2}), 0, 2, 0, 2); }, {"2 wide", "(6, 2)"});
+  expect_error([] { every_nth(counted({6, 2}), 0, 0, 0, 2); }, {"0 wide", "(6, 2)"});
+}
+
+// What the parts of a parameter learn is added where its gradient gathers.
+TEST(EveryNth, AddsToAParametersGradientInPlace) {
+  Parameter p{counted({4, 2}), Tensor::full({4, 2}, 10, DType::f64)};
+  const Tape tape = Tape::record(true);
+  const Var odd = every_nth(tape.leaf(p), 0, 1, 1, 2), even = every_nth(tape.leaf(p), 0, 1, 0, 2);
+  tape.backward(sum(add(mul(odd, odd), even)));
+  expect_values(p.gradient, {11, 11, 14, 16, 11, 11, 22, 24});
 }
 
 TEST(Movement, LeavesMasksOffTheTape) {

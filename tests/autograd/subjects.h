@@ -87,6 +87,7 @@ inline std::vector<Subject> subjects() {
        [](auto x) {
          return permute(rotate(pad(concat({x[0], x[1]}, 1), 1, 3, 4), 1, 9), {2, 0, 1});
        }},
+      {"every_nth", {{60, 50, 64}}, [](auto x) { return every_nth(x[0], 1, 5, 1, 2) + every_nth(x[0], 1, 25, 0, 2); }},
       {"sums", {{70, 90, 33}}, [](auto x) { return sum(x[0], 0) + sum(x[0], 1, true) * mean(x[0]); }},
       {"sum of a long row", {{200000}}, [](auto x) { return sum(x[0]); }},
       {"max", {{70, 90, 33}}, [](auto x) { return max(x[0], 1); }},
