@@ -77,7 +77,7 @@ struct Pool::State {
     }
     if (!block)
       fail<OutOfMemory>("out of memory on device ", device, ": ", size, " bytes asked, ", stats.in_use,
-                        " in use; lower batch_size or seq_len, raise ff_chunks, or set reversible");
+                        " in use; lower batch_size or seq_len, raise ff_chunks or head_groups, or set reversible");
     stats.reserved += size;
     ++stats.system_allocations;
     return block;

@@ -58,6 +58,8 @@ Fields fields(ModelConfig& c) {
       {"temperature", &c.temperature, above(0), "temperature of bucket routing"},
       {"reversible", &c.reversible, flag, "reversible layers: memory does not grow with depth"},
       {"ff_chunks", &c.ff_chunks, at_least(1), "pieces in which the feed-forward runs"},
+      {"head_groups", &c.head_groups, at_least(1),
+       "groups in which a reversible layer computes its heads, one at a time to save memory"},
       {"ff_glu", &c.ff_glu, flag, "gated feed-forward"},
       {"ff_dropout", &c.ff_dropout, dropout, "dropout in the feed-forward"},
       {"attn_dropout", &c.attn_dropout, dropout, "dropout of attention probabilities"},
@@ -111,6 +113,18 @@ void validate(const ModelConfig& given) {
   if (c.receives_context && !c.context_kv_projection && c.heads * c.head_width() != c.dim)
     refuse("without context_kv_projection the context itself is split into heads, so heads ", c.heads, " x head width ",
            c.head_width(), " must be dim ", c.dim, "; set context_kv_projection true");
+  if (c.head_groups > 1 && !c.reversible)
+    refuse("head_groups ", c.head_groups,
+           " saves memory only where layers are computed again; set reversible true or head_groups 1");
+  // Of a causal model the two halves of the sorting heads are of different kinds.
+  const std::int64_t kinds = c.causal ? 2 : 1;
+  if (c.head_groups > 1 && c.n_local_attn_heads % c.head_groups != 0)
+    refuse("head_groups ", c.head_groups, " does not divide n_local_attn_heads ", c.n_local_attn_heads,
+           "; groups have equal shares of them");
+  if (c.head_groups > 1 && c.sinkhorn_heads() % (kinds * c.head_groups) != 0)
+    refuse("head_groups ", c.head_groups, " does not divide ", c.causal ? "each half of " : "", "the ",
+           c.sinkhorn_heads(), " heads that are not local", c.causal ? ", of which a causal model rotates one" : "",
+           "; groups have equal shares of them");
   for (const auto layer : c.pkm_layers)
     if (layer > c.depth) refuse("pkm_layers names layer ", layer, ", but depth is ", c.depth, " (layers count from 1)");
 }

@@ -17,7 +17,7 @@ struct ModelConfig {
   std::int64_t sinkhorn_iter = 5, n_sortcut = 0;
   double temperature = 0.75;
   bool reversible = false;
-  std::int64_t ff_chunks = 1;
+  std::int64_t ff_chunks = 1, head_groups = 1;
   bool ff_glu = false;
   double ff_dropout = 0, attn_dropout = 0, attn_layer_dropout = 0, layer_dropout = 0, emb_dropout = 0;
   bool weight_tie = false;

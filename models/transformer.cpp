@@ -24,7 +24,8 @@ AttentionOptions attention_options(const ModelConfig& c, bool cross) {
           .cross = cross,
           .project_context = c.context_kv_projection,
           .by_top_k = c.non_permutative,
-          .simple_sort_net = c.use_simple_sort_net && !cross};
+          .simple_sort_net = c.use_simple_sort_net && !cross,
+          .groups = cross ? 1 : c.head_groups};
 }
 
 ProductKeyOptions memory_options(const ModelConfig& c) {
@@ -113,26 +114,38 @@ Var SinkhornTransformer::run_reversible(const Scope& scope, const Var& x, const 
       s.choices = &choices;
       return s;
     };
-    auto f = [&block, branch_scope, mask = around.mask, context_mask = around.context_mask](
-                 const Tape& tape, const Var& from, const Var& context, Choices& choices, const Residual& residual) {
-      return block.attention(branch_scope(0, tape, choices), residual, from,
-                             AttentionContext{mask, context, context_mask});
-    };
+    std::vector<Branch> f;
+    const std::int64_t groups = block.attention.fn->groups(scope);
+    for (HeadGroup group{0, groups}; group.index < groups; ++group.index) {
+      auto heads = [&block, branch_scope, group, mask = around.mask, context_mask = around.context_mask](
+                       const Tape& tape, const Var& from, const Var& context, Choices& choices,
+                       const Residual& residual) {
+        return block.attention(branch_scope(0, tape, choices), residual, from,
+                               AttentionContext{mask, context, context_mask}, group);
+      };
+      f.push_back({heads, block.attention.reached()});
+    }
     auto g = [&block, branch_scope](const Tape& tape, const Var& from, const Var&, Choices& choices,
                                     const Residual& residual) {
       return block.feed_forward(branch_scope(1, tape, choices), residual, from);
     };
     const std::int64_t at_once =
         scope.observer ? 0 : block.feed_forward.fn->tokens_at_once(scope, x.shape()[0] * x.shape()[1]);
-    chain.push_back({{f, block.attention.reached()}, {g, block.feed_forward.reached(), at_once}, runs[i]});
+    chain.push_back({std::move(f), {{g, block.feed_forward.reached(), at_once}}, runs[i]});
   }
   if (!keep_activations_) return reversible_chain(scope.tape, x, around.context, std::move(chain));
   Var x1 = x, x2 = x;
   for (const ReversibleBlock& block : chain) {
     if (!is_on(block.runs)) continue;
-    Choices f, g;
-    x1 = block.f.run(scope.tape, x2, around.context, f, {x1});
-    x2 = block.g.run(scope.tape, x1, {}, g, {x2});
+    const auto run = [&](const std::vector<Branch>& branches, const Var& from, const Var& context, Var onto) {
+      for (const Branch& branch : branches) {
+        Choices choices;
+        onto = branch.run(scope.tape, from, context, choices, {onto});
+      }
+      return onto;
+    };
+    x1 = run(block.f, x2, around.context, x1);
+    x2 = run(block.g, x1, {}, x2);
   }
   return add(x1, x2);
 }

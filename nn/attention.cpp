@@ -49,9 +49,10 @@ void SinkhornAttention::check(const AttentionContext& around, std::int64_t batch
   require_whole(c[1], o.key_bucket, "context length", "context_bucket_size");
 }
 
-// Of self-attention: (B, T, D) -> queries, keys and values (B, T, 3, H, d), in one product.
-Var SinkhornAttention::packed(const Scope& scope, const Var& x) const {
-  return reshape(beside(scope, x, to_q, *to_kv), {x.shape()[0], x.shape()[1], 3, options.heads, options.width});
+// Of self-attention: (B, T, D) -> queries, keys and values of a group's heads (B, T, 3, H, d), in one product.
+Var SinkhornAttention::packed(const Scope& scope, const Var& x, const HeadGroup& group) const {
+  return reshape(beside(scope, x, to_q, *to_kv, group, options.width),
+                 {x.shape()[0], x.shape()[1], 3, group.share(options.heads), options.width});
 }
 
 // (B, T, D) -> (B, T, H, d)
@@ -65,50 +66,59 @@ Var SinkhornAttention::keys_and_values(const Scope& scope, const Var& source) co
   return reshape(kv, {source.shape()[0], source.shape()[1], 2, options.heads, options.width});
 }
 
-// Attention of all heads: q (B, T, H, d), kv (B, S, 2, H, d), or all packed in q and no kv -> (B, T, H, d)
-Var SinkhornAttention::heads(const Scope& scope, const Var& q, const Var& kv, const AttentionMasks& masks) const {
+// Attention of a group's heads: q (B, T, H, d), kv (B, S, 2, H, d), or all packed in q and no kv -> (B, T, H, d)
+Var SinkhornAttention::heads(const Scope& layer, const Var& q, const Var& kv, const AttentionMasks& masks,
+                             const HeadGroup& group) const {
   const AttentionOptions& o = options;
-  const AttentionPattern seen = pattern();
+  const AttentionPattern seen = pattern(group);
+  // Tags below 3 are those of a layer's own draws.
+  const Scope scope = group.is_all() ? layer : layer.split(std::uint32_t(3 + group.index));
   const AttentionDropout dropout{scope.active(o.dropout), scope.split(0).rng};
   const auto attend = o.composed ? composed_attention : bucketed_attention;
   if (seen.causal) {
     const Routing routing =
-        causal_sort_net(scope, q, kv, o.bucket, o.local, o.n_top, o.temperature, masks.queries, o.composed);
-    return attend(q, kv, routing, {scope.leaf(null_keys, q.value.dtype()), scope.leaf(null_values, q.value.dtype())},
-                  seen, masks, dropout);
+        causal_sort_net(scope, q, kv, o.bucket, seen.local, o.n_top, o.temperature, masks.queries, o.composed, group);
+    const auto null = [&](const Parameter& all) { return group.part(scope.leaf(all, q.value.dtype()), 0, 1); };
+    return attend(q, kv, routing, {null(null_keys), null(null_values)}, seen, masks, dropout);
   }
-  const SortOptions sort{seen, o.n_top, o.sortcut, o.temperature, o.sinkhorn_iterations, o.causal, o.composed};
+  const SortOptions sort{seen, o.n_top, o.sortcut, o.temperature, o.sinkhorn_iterations, o.causal, o.composed, group};
   if (o.by_top_k || o.causal || o.local == o.heads)
     return attend(q, kv, sort_net.route(scope, q, kv, sort, masks), {}, seen, masks, dropout);
   return blended_attention(q, kv, sort_net.sorting_matrix(scope, q, kv, sort, masks), o.sortcut > 0, seen, masks,
                            dropout);
 }
 
-// (B, T, H, d) -> (B, T, D)
-Var SinkhornAttention::merge(const Scope& scope, const Var& heads, const Residual& residual) const {
+// A group's heads (B, T, H, d) -> (B, T, D); the first group brings the bias.
+Var SinkhornAttention::merge(const Scope& scope, const Var& heads, const Residual& residual,
+                             const HeadGroup& group) const {
   const Shape s = heads.shape();
   const Var merged = reshape(heads, {s[0], s[1], s[2] * s[3]});
-  if (scope.active(options.output_dropout) == 0) return to_out(scope, merged, residual);
-  return add_to(residual, scope.split(1).dropout(to_out(scope, merged), options.output_dropout));
+  const auto out = [&](const Residual& onto) {
+    if (group.is_all()) return to_out(scope, merged, onto);
+    const Var weight = group.part(scope.leaf(to_out.weight), 1, s[3]);
+    return linear(merged, weight, group.index == 0 ? scope.leaf(to_out.bias) : Var(), {}, onto);
+  };
+  if (scope.active(options.output_dropout) == 0) return out(residual);
+  return add_to(residual, scope.split(1).dropout(out({}), options.output_dropout));
 }
 
 Var SinkhornAttention::operator()(const Scope& scope, const Var& x, const AttentionContext& around,
-                                  const Residual& residual) const {
+                                  const HeadGroup& group, const Residual& residual) const {
   const AttentionOptions& o = options;
   require_whole(x.shape()[1], o.bucket, "length", "bucket_size");
   if (!o.cross) require_whole(x.shape()[1], o.key_bucket, "length", "kv_bucket_size");
   check(around, x.shape()[0]);
   const AttentionMasks masks{around.mask, o.cross ? around.context_mask : around.mask};
-  Var q = o.cross ? queries(scope, x) : packed(scope, x), kv;
+  Var q = o.cross ? queries(scope, x) : packed(scope, x, group), kv;
   if (o.cross) kv = keys_and_values(scope, cast(around.context, x.value.dtype()));
   const auto by_twin = [&] {
     const Shape s = q.shape();
     if (o.cross) return twin(*this, scope, q, kv, masks);
     return twin(*this, scope, reshape(slice(q, 2, 0, 1), {s[0], s[1], s[3], s[4]}), slice(q, 2, 1, 3), masks);
   };
-  const Var y = twin ? by_twin() : heads(scope, q, kv, masks);
+  const Var y = twin ? by_twin() : heads(scope, q, kv, masks, group);
   scope.observe("heads", y.value);
-  return merge(scope, y, residual);
+  return merge(scope, y, residual, group);
 }
 
 Var SinkhornAttention::operator()(const Scope& scope, const Var& x, const LayerCache& cache, const NewTokens& tokens,

@@ -21,7 +21,8 @@ struct AttentionOptions {
   bool project_context = true;  // off: the context itself is split into heads, as keys and as values
   bool by_top_k = true;         // off: by Gumbel-Sinkhorn; causal models are always by top-k
   bool simple_sort_net = false;
-  bool composed = false;  // from small ops, instead of the fused op; the numbers agree
+  bool composed = false;    // from small ops, instead of the fused op; the numbers agree
+  std::int64_t groups = 1;  // of heads, for whoever can compute them one after the other (SinkhornAttention::groups)
 };
 
 /// What an attention layer reads beside its input: masks (B, T) and (B, S), true = real, missing: all real; and for
@@ -49,7 +50,20 @@ struct SinkhornAttention {
   SinkhornAttention(const AttentionOptions& options, Initializer& init);
 
   Var operator()(const Scope& scope, const Var& x, const AttentionContext& around = {},
+                 const Residual& residual = {}) const {
+    return (*this)(scope, x, around, HeadGroup{}, residual);
+  }
+
+  /// What a group of heads has in it: over all groups of a number the results add up to the layer's, to rounding. In
+  /// training a group draws its dropout of probabilities and its Gumbel noise from a stream of its own, while dropout
+  /// of the results falls alike on all of them.
+  Var operator()(const Scope& scope, const Var& x, const AttentionContext& around, const HeadGroup& group,
                  const Residual& residual = {}) const;
+  /// In how many groups to compute the heads: one where a twin stands for them, somebody looks at them, or noise is
+  /// given for all.
+  std::int64_t groups(const Scope& scope) const {
+    return twin || scope.observer || scope.injected ? 1 : options.groups;
+  }
 
   /// The same in inference, for new tokens of cached sequences, which it remembers: x (R, T, D) -> (R, T, D). With T =
   /// 1 they continue sequences of any length, and only what they see is read. With more, a multiple of the bucket size,
@@ -72,8 +86,8 @@ struct SinkhornAttention {
   }
   /// Causal self-attention; cross-attention never is, though it routes without the future in a causal model.
   bool is_causal() const { return options.causal && !options.cross; }
-  AttentionPattern pattern() const {
-    return {options.bucket, options.key_bucket, options.local, is_causal(), !options.cross};
+  AttentionPattern pattern(const HeadGroup& group = {}) const {
+    return {options.bucket, options.key_bucket, group.share(options.local), is_causal(), !options.cross};
   }
 
   AttentionOptions options;
@@ -86,11 +100,12 @@ struct SinkhornAttention {
   AttentionTwin twin = {};
 
  private:
-  Var packed(const Scope& scope, const Var& x) const;
+  Var packed(const Scope& scope, const Var& x, const HeadGroup& group = {}) const;
   Var queries(const Scope& scope, const Var& x) const;
   Var keys_and_values(const Scope& scope, const Var& source) const;
-  Var heads(const Scope& scope, const Var& q, const Var& kv, const AttentionMasks& masks) const;
-  Var merge(const Scope& scope, const Var& heads, const Residual& residual) const;
+  Var heads(const Scope& scope, const Var& q, const Var& kv, const AttentionMasks& masks,
+            const HeadGroup& group = {}) const;
+  Var merge(const Scope& scope, const Var& heads, const Residual& residual, const HeadGroup& group = {}) const;
   void check(const AttentionContext& around, std::int64_t batch) const;
 };
 

@@ -5,9 +5,12 @@
 
 namespace sinkhorn {
 
-Var beside(const Scope& scope, const Var& x, const Linear& first, const Linear& second) {
-  const Var weights[] = {scope.leaf(first.weight), scope.leaf(second.weight)};
-  return linear(x, weights, Tensor::adjoining(std::array{first.weight.rounded, second.weight.rounded}));
+Var beside(const Scope& scope, const Var& x, const Linear& first, const Linear& second, const HeadGroup& group,
+           std::int64_t width) {
+  const Var weights[] = {group.part(scope.leaf(first.weight), 0, width),
+                         group.part(scope.leaf(second.weight), 0, width)};
+  const std::array rounded{first.weight.rounded, second.weight.rounded};
+  return linear(x, weights, group.is_all() ? Tensor::adjoining(rounded) : Tensor());
 }
 
 AxialPositions::AxialPositions(std::int64_t buckets, std::int64_t bucket, std::int64_t width,

@@ -31,8 +31,10 @@ struct Linear {
 };
 
 /// Two linear maps of one input, without biases, as one product: (..., in) -> (..., out of both), the first's before
-/// the second's. Nothing is copied where the weights lie behind each other (lay_together, FlatParameters).
-Var beside(const Scope& scope, const Var& x, const Linear& first, const Linear& second);
+/// the second's. Nothing is copied where the weights lie behind each other (lay_together, FlatParameters). Of a group
+/// of heads, each `width` outputs, their outputs alone.
+Var beside(const Scope& scope, const Var& x, const Linear& first, const Linear& second, const HeadGroup& group,
+           std::int64_t width);
 
 /// LayerNorm over the last axis, eps 1e-5; written in the type that the scope computes in.
 struct LayerNorm {

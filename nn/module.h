@@ -88,6 +88,20 @@ struct Scope {
   }
 };
 
+/// A group of heads, computed apart from the layer's others: of all heads, and so of those of each kind if `groups`
+/// divides them, every groups-th from `index` on. A group has as many of the first half of the sorting heads as of the
+/// second, so that by itself it is a layer of fewer heads, whose halves are parts of the whole layer's.
+struct HeadGroup {
+  std::int64_t index = 0, groups = 1;
+
+  bool is_all() const { return groups == 1; }
+  std::int64_t share(std::int64_t heads) const { return heads / groups; }
+  /// The group's part of a parameter, of which a head has `width` entries along an axis.
+  Var part(const Var& parameter, int axis, std::int64_t width) const {
+    return is_all() ? parameter : every_nth(parameter, axis, width, index, groups);
+  }
+};
+
 /// Draws initial parameters (behaviour 2.15); each call takes the next stream.
 class Initializer {
  public:

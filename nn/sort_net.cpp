@@ -52,7 +52,7 @@ Tensor causal_choices(std::int64_t batch, std::int64_t heads, std::int64_t bucke
 }
 
 Var CausalSortNet::scores(const Scope& scope, const Var& q, const Var& kv, std::int64_t bucket, std::int64_t local,
-                          std::int64_t n_top, const Tensor& mask) const {
+                          std::int64_t n_top, const Tensor& mask, const HeadGroup& group) const {
   auto of_keys = [&](Summary kind) { return Keys(q, kv).summary(kind, bucket, local, mask); };
   if (!linear.value) {
     const Var queries = bucket_summary(q, Summary::mean_at_first, bucket, local, 0, mask),
@@ -67,13 +67,14 @@ Var CausalSortNet::scores(const Scope& scope, const Var& q, const Var& kv, std::
   const Shape table = linear.value.shape();
   if (n_top + s[2] > table[3])
     fail("sort net: ", s[2], " buckets exceed the ", table[3] - n_top, " of the simple sort net; raise max_seq_len");
-  const Var columns = slice(cast(scope.leaf(linear), seen.value.dtype()), 3, 0, n_top + s[2]);
+  const Var all = cast(group.part(scope.leaf(linear), 1, 1), seen.value.dtype());
+  const Var columns = slice(all, 3, 0, n_top + s[2]);
   return leaky_relu(matmul(seen, broadcast_to(columns, {s[0], s[1], s[3], n_top + s[2]})));
 }
 
 Routing CausalSortNet::operator()(const Scope& scope, const Var& q, const Var& kv, std::int64_t bucket,
                                   std::int64_t local, std::int64_t n_top, double temperature, const Tensor& mask,
-                                  bool composed) const {
+                                  bool composed, const HeadGroup& group) const {
   const Shape s = q.shape();  // (B, T, H, d) or (B, T, 3, H, d)
   if (streams(scope, bool(linear.value), composed, n_top)) {
     const BucketScores seen{bucket_summary(q, Summary::mean_at_first, bucket, local, 0, mask),
@@ -84,8 +85,8 @@ Routing CausalSortNet::operator()(const Scope& scope, const Var& q, const Var& k
     return {chosen.weights, chosen.picks};
   }
   const Tensor allowed = causal_choices(s[0], s[-2] - local, s[1] / bucket, bucket, n_top, mask, q.value.device());
-  const Var open =
-      mask_fill(scores(scope, q, kv, bucket, local, n_top, mask), allowed, -std::numeric_limits<double>::infinity());
+  const Var open = mask_fill(scores(scope, q, kv, bucket, local, n_top, mask, group), allowed,
+                             -std::numeric_limits<double>::infinity());
   TopK chosen = chosen_once(scope, [&](const Tensor& picks) { return top_k(open, n_top, temperature, picks); });
   observe(scope, open, chosen);
   return {chosen.weights, chosen.picks};
@@ -138,7 +139,8 @@ Var SortNet::scores(const Scope& scope, const Var& q, const Var& kv, const SortO
   if (s[2] != table[3])
     fail("sort net: ", s[2], " buckets, but the simple sort net is made for exactly ", table[3],
          "; pad to max_seq_len");
-  return relu(matmul(seen, broadcast_to(cast(scope.leaf(linear), seen.value.dtype()), {s[0], s[1], s[3], table[3]})));
+  const Var columns = cast(o.group.part(scope.leaf(linear), 1, 1), seen.value.dtype());
+  return relu(matmul(seen, broadcast_to(columns, {s[0], s[1], s[3], table[3]})));
 }
 
 Routing SortNet::route(const Scope& scope, const Var& q, const Var& kv, const SortOptions& o,

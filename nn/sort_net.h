@@ -18,9 +18,10 @@ struct CausalSortNet {
   /// Routing of the heads from `local` on, from q (B, T, H, d) and kv (B, T, 2, H, d), or from both packed in q
   /// (B, T, 3, H, d) with no kv. Column j < n is a null, n + j key bucket j; a query bucket u may choose any null and
   /// the buckets before u that hold a real token. The sequence of the second half of the heads is rotated left by
-  /// bucket - 1. `mask` (B, T) bool: true = real.
+  /// bucket - 1. `mask` (B, T) bool: true = real. Of a group's heads the numbers are those of the group.
   Routing operator()(const Scope& scope, const Var& q, const Var& kv, std::int64_t bucket, std::int64_t local,
-                     std::int64_t n_top, double temperature, const Tensor& mask, bool composed = false) const;
+                     std::int64_t n_top, double temperature, const Tensor& mask, bool composed = false,
+                     const HeadGroup& group = {}) const;
 
   template <class See>
   void visit(See&& see) {
@@ -31,7 +32,7 @@ struct CausalSortNet {
 
  private:
   Var scores(const Scope& scope, const Var& q, const Var& kv, std::int64_t bucket, std::int64_t local,
-             std::int64_t n_top, const Tensor& mask) const;
+             std::int64_t n_top, const Tensor& mask, const HeadGroup& group) const;
 };
 
 /// How a sort net that looks in both directions chooses.
@@ -44,6 +45,7 @@ struct SortOptions {
   // Cross-attention of a causal decoder: a query bucket is known by its first token's past.
   bool causal_queries = false;
   bool composed = false;  // scores as a matrix, see CausalSortNet
+  HeadGroup group = {};   // whose heads the others tell of
 };
 
 /// The sort net of non-causal self-attention and of all cross-attention. Every key bucket with a real token is open to

@@ -73,17 +73,23 @@ class Step {
   }
 
   MemoryPhase attention() const {
+    // Of one group of heads, H and h of them.
     Lines lines = in_chain();
-    const std::int64_t n = tokens_ * heads_width_, per_head = batch_ * m_.heads * length_;
+    const std::int64_t groups = m_.head_groups, width = heads_width_ / groups;
+    const std::int64_t n = tokens_ * width, per_head = batch_ * m_.heads / groups * length_;
     add(lines, "normalised input", "(B, T, D)", tokens_ * m_.dim, activation());
     add(lines, "mean, 1 / deviation", "2 x (B, T)", tokens_, kFull, 2);
+    if (groups > 1) {
+      add(lines, "the group's weights", "(3 H d, D)", 3 * width * m_.dim, kFull);
+      if (is_mixed_) add(lines, "the group's weights, rounded", "(3 H d, D)", 3 * width * m_.dim, activation());
+    }
     add(lines, "queries, keys and values", "(B, T, 3, H, d)", 3 * n, activation());
     add(lines, "result", "(B, T, H, d)", n, activation());
     if (is_mixed_) add(lines, "what rounding took from it", "(B, T, H, d)", n, activation());
     add(lines, "gradient of the result", "(B, T, H, d)", n, activation());
     add(lines, "gradient of queries, keys and values", "(B, T, 3, H, d)", 3 * n, activation());
     add(lines, "log-sum-exp", "(B, H, T)", per_head, kFull);
-    const std::int64_t sorting = m_.sinkhorn_heads(), buckets = length_ / m_.bucket_size;
+    const std::int64_t sorting = m_.sinkhorn_heads() / groups, buckets = length_ / m_.bucket_size;
     const std::int64_t rows = batch_ * sorting * buckets;
     if (rows > 0) {
       add(lines, "bucket summaries", "2 x (B, h, N, d)", rows * m_.head_width(), kFull, 2);
@@ -100,7 +106,7 @@ class Step {
         add(lines, "partial sums for null keys and values", "2 x (sums, d)", sums * m_.head_width(), kFull, 2);
       }
     }
-    return {"an attention, backward", lines};
+    return {groups > 1 ? "a group of heads, backward" : "an attention, backward", lines};
   }
 
  private:

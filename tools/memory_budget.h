@@ -21,7 +21,8 @@ struct MemoryPhase {
   std::size_t bytes() const;
 };
 
-/// The moments that can be the fullest: logits and loss, a feed-forward in backward, an attention in backward.
+/// The moments that can be the fullest: logits and loss, a feed-forward in backward, an attention in backward
+/// (or a group of its heads).
 struct MemoryBudget {
   std::vector<MemoryPhase> phases;
   const MemoryPhase& peak() const;

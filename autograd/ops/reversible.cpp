@@ -21,8 +21,8 @@ void add_flow(Tensor& total, const Tensor& flow, bool in_place) {
   if (flow) keep(total, total ? sum(total, flow) : flow, in_place);
 }
 
-// The choices of every branch, f then g, block by block. They are recorded in forward and kept as tensors with the
-// node.
+// The choices of every branch, those of f, then those of g, block by block. They are recorded in forward and kept as
+// tensors with the node.
 std::vector<Choices> split_choices(const Saved& saved, std::size_t first, std::size_t branches) {
   const std::int32_t* counts = saved.tensors[first].data<std::int32_t>();
   std::vector<Choices> choices(branches);
@@ -38,6 +38,12 @@ std::vector<Choices> split_choices(const Saved& saved, std::size_t first, std::s
 
 namespace ops {
 
+std::size_t ReversibleChain::branches() const {
+  std::size_t count = 0;
+  for (const ReversibleBlock& block : blocks) count += block.branches();
+  return count;
+}
+
 bool ReversibleChain::keeps_places() const {
   return std::any_of(blocks.begin(), blocks.end(), [](const ReversibleBlock& block) { return bool(block.runs.word); });
 }
@@ -47,7 +53,7 @@ Output ReversibleChain::forward(Saved& save, Inputs in) const {
   const bool in_place = keeps_places();
   Tensor x1 = in_place ? in[0].clone() : in[0], x2 = in_place ? in[0].clone() : in[0];
   bool is_own[] = {in_place, in_place};  // whether x1, x2 may be written to
-  std::vector<Choices> chosen(2 * blocks.size());
+  std::vector<Choices> chosen(branches());
   auto step = [&](Tensor& into, bool& may_write, const Tensor& from, const Branch& branch, Choices& choices) {
     const Var y = branch.run(Tape(), from, context, choices, {.onto = into, .in_place = may_write});
     if (y.shape() != into.shape())
@@ -56,11 +62,14 @@ Output ReversibleChain::forward(Saved& save, Inputs in) const {
     keep(into, y.value, in_place);
     may_write = true;
   };
-  for (std::size_t i = 0; i < blocks.size(); ++i)
-    when(blocks[i].runs, [&] {
-      step(x1, is_own[0], x2, blocks[i].f, chosen[2 * i]);
-      step(x2, is_own[1], x1, blocks[i].g, chosen[2 * i + 1]);
+  Choices* choices = chosen.data();  // of the block
+  for (const ReversibleBlock& block : blocks) {
+    when(block.runs, [&, next = choices]() mutable {
+      for (const Branch& branch : block.f) step(x1, is_own[0], x2, branch, *next++);
+      for (const Branch& branch : block.g) step(x2, is_own[1], x1, branch, *next++);
     });
+    choices += block.branches();
+  }
   Tensor counts(Shape{std::int64_t(chosen.size())}, DType::i32);
   Tensors made;
   for (std::size_t i = 0; i < chosen.size(); ++i) {
@@ -76,7 +85,7 @@ Tensors ReversibleChain::backward(const Saved& saved, Tensor dy) const {
   // Rebuilt in place: a tape is walked once, so nobody asks for the last pair again.
   Tensor y1 = saved.tensors[0], y2 = saved.tensors[1], d1 = dy, d2 = std::move(dy);
   const Tensor& context = saved.tensors[2];
-  std::vector<Choices> choices = split_choices(saved, 3, 2 * blocks.size());
+  std::vector<Choices> choices = split_choices(saved, 3, branches());
   std::map<const Parameter*, std::size_t> input_of;
   for (std::size_t k = 0; k < parameters.size(); ++k) input_of[parameters[k]] = k + 2;
   Tensors flows(saved.wants.size());
@@ -128,24 +137,28 @@ Tensors ReversibleChain::backward(const Saved& saved, Tensor dy) const {
       if (y_part.raw() != part(y).raw()) part(y).assign(y_part);  // a branch need not write in place
     }
   };
+  Choices* end = choices.data() + choices.size();  // of the block's
   for (std::size_t i = blocks.size(); i-- > 0;) {
-    when(blocks[i].runs, [&] {
-      undo(y2, y1, d2, d1, blocks[i].g, choices[2 * i + 1]);
-      undo(y1, y2, d1, d2, blocks[i].f, choices[2 * i]);
+    const ReversibleBlock& block = blocks[i];
+    when(block.runs, [&, last = end]() mutable {
+      for (std::size_t k = block.g.size(); k-- > 0;) undo(y2, y1, d2, d1, block.g[k], *--last);
+      for (std::size_t k = block.f.size(); k-- > 0;) undo(y1, y2, d1, d2, block.f[k], *--last);
     });
+    end -= block.branches();
   }
   if (saved.wants[0]) flows[0] = sum(d1, d2);
   return flows;
 }
 
 std::vector<Case<ReversibleChain>> ReversibleChain::cases() {
-  // f(x) = tanh(x) * p + context and g(x) = sigmoid(x) * p, p shared by every second block. The parameters follow x to
-  // its device.
+  // f(x) = tanh(x) * p + context and g(x) = sigmoid(x) * p, `parts` times over each, p shared by every second block.
+  // The parameters follow x to its device.
   struct Toy {
     Tensor drawn;
     Parameter parameter;
   };
-  auto chain = [](std::string label, std::size_t depth, bool with_context, std::int64_t tokens_at_once = 0) {
+  auto chain = [](std::string label, std::size_t depth, bool with_context, std::int64_t tokens_at_once = 0,
+                  std::size_t parts = 1) {
     auto owned = std::make_shared<std::vector<Toy>>(2);
     ReversibleChain op;
     for (std::size_t i = 0; i < depth; ++i) {
@@ -155,17 +168,17 @@ std::vector<Case<ReversibleChain>> ReversibleChain::cases() {
         toy->parameter.value = toy->drawn.to(y.value.device());
         return mul(y, tape ? tape.leaf(*p) : Var(p->value));
       };
-      op.blocks.push_back(
-          {{[at](const Tape& tape, const Var& x, const Var& context, Choices&, const Residual& residual) {
-              const Var y = at(tape, tanh(x));
-              return add_to(residual, context.value ? add(y, context) : y);
-            },
-            {p}},
-           {[at](const Tape& tape, const Var& x, const Var&, Choices&, const Residual& residual) {
-              return add_to(residual, at(tape, sigmoid(x)));
-            },
-            {p},
-            tokens_at_once}});
+      const Branch f{[at](const Tape& tape, const Var& x, const Var& context, Choices&, const Residual& residual) {
+                       const Var y = at(tape, tanh(x));
+                       return add_to(residual, context.value ? add(y, context) : y);
+                     },
+                     {p}};
+      const Branch g{[at](const Tape& tape, const Var& x, const Var&, Choices&, const Residual& residual) {
+                       return add_to(residual, at(tape, sigmoid(x)));
+                     },
+                     {p},
+                     tokens_at_once};
+      op.blocks.push_back({std::vector<Branch>(parts, f), std::vector<Branch>(parts, g)});
     }
     op.parameters = {&(*owned)[0].parameter, &(*owned)[1].parameter};
     // p is one row where tokens are taken a few at a time.
@@ -177,7 +190,7 @@ std::vector<Case<ReversibleChain>> ReversibleChain::cases() {
     });
   };
   return {chain("three blocks", 3, false), chain("with context", 2, true), chain("no block", 0, false),
-          chain("a token at a time", 2, true, 1)};
+          chain("a token at a time", 2, true, 1), chain("sums of branches", 2, true, 0, 3)};
 }
 
 }  // namespace ops
@@ -186,13 +199,14 @@ Var reversible_chain(const Tape& tape, const Var& x, const Var& context, std::ve
   ops::ReversibleChain chain;
   std::vector<Var> inputs{x, context};
   for (const ReversibleBlock& block : blocks) {
-    for (const Branch* branch : {&block.f, &block.g}) {
-      for (const Parameter* parameter : branch->parameters) {
-        if (std::find(chain.parameters.begin(), chain.parameters.end(), parameter) != chain.parameters.end()) continue;
-        chain.parameters.push_back(parameter);
-        inputs.push_back(tape ? tape.leaf(*parameter) : Var(parameter->value));
-      }
-    }
+    for (const std::vector<Branch>* branches : {&block.f, &block.g})
+      for (const Branch& branch : *branches)
+        for (const Parameter* parameter : branch.parameters) {
+          if (std::find(chain.parameters.begin(), chain.parameters.end(), parameter) != chain.parameters.end())
+            continue;
+          chain.parameters.push_back(parameter);
+          inputs.push_back(tape ? tape.leaf(*parameter) : Var(parameter->value));
+        }
   }
   chain.blocks = std::move(blocks);
   return apply(std::move(chain), std::span<const Var>(inputs));

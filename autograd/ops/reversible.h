@@ -42,10 +42,13 @@ struct Branch {
   std::int64_t tokens_at_once = 0;
 };
 
-/// y1 = x1 + f(x2), y2 = x2 + g(y1); or the pair as it came, where `runs` is off.
+/// y1 = x1 + f(x2), y2 = x2 + g(y1); or the pair as it came, where `runs` is off. Either function may be a sum of
+/// branches, which run one after the other: only one of them has its activations at a time.
 struct ReversibleBlock {
-  Branch f, g;
+  std::vector<Branch> f, g;
   Switch runs = {};
+
+  std::size_t branches() const { return f.size() + g.size(); }
 };
 
 namespace ops {
@@ -61,6 +64,7 @@ struct ReversibleChain {
   static std::vector<Case<ReversibleChain>> cases();
 
  private:
+  std::size_t branches() const;
   /// Whether a graph may leave blocks out. All that a block changes keeps its place then, so that it lies there whether
   /// the block runs or not.
   bool keeps_places() const;

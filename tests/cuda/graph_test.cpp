@@ -159,7 +159,7 @@ TEST(DeviceGraph, AParameterOfAChainMayBeUsedBehindIt) {
                            },
                            {&p}};
       const Tape tape = Tape::record();
-      const Var chain = reversible_chain(tape, tape.leaf(x), {}, {{times_p, times_p, runs}});
+      const Var chain = reversible_chain(tape, tape.leaf(x), {}, {{{times_p}, {times_p}, runs}});
       const Tensor got = tape.backward(sum(mul(chain, tape.leaf(p)))).of(p);
       // y1 = x + x p, y2 = x + y1 p, and the loss is the sum of (y1 + y2) p
       const Tape plain = Tape::record();

@@ -270,6 +270,8 @@ TEST(DeviceModel, AGraphLeavesOutTheLayersThatAStepSkips) {
   ModelConfig alone = tiny_model();
   alone.depth = 3;
   alone.dim = 8;
+  alone.heads = 4;
+  alone.n_local_attn_heads = alone.head_groups = 2;
   alone.causal = false;
   alone.n_sortcut = 2;
   alone.ff_glu = alone.weight_tie = true;

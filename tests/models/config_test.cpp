@@ -101,6 +101,18 @@ TEST(ModelConfig, RefusedCombinationsSayWhy) {
   expect_says(refusal([](auto& c) { c.receives_context = true, c.context_kv_projection = false, c.dim_head = 4; }),
               "context_kv_projection");
   expect_says(refusal([](auto& c) { c.num_tokens = 0, c.return_embeddings = true; }), "return_embeddings");
+  const auto grouped = [](std::int64_t heads, std::int64_t local, std::int64_t groups, bool causal) {
+    return refusal([=](auto& c) {
+      c.reversible = true, c.causal = causal;
+      c.heads = c.dim = heads, c.n_local_attn_heads = local, c.head_groups = groups;
+    });
+  };
+  expect_says(grouped(8, 2, 4, false), "head_groups 4 does not divide n_local_attn_heads 2");
+  expect_says(grouped(8, 0, 3, false), "head_groups 3 does not divide the 8 heads that are not local");
+  expect_says(grouped(8, 2, 2, true), "head_groups 2 does not divide each half of the 6 heads that are not local");
+  expect_says(grouped(7, 0, 7, true), "head_groups 7 does not divide each half of the 7");
+  expect_says(refusal([](auto& c) { c.head_groups = 2; }), "set reversible true or head_groups 1");
+  EXPECT_EQ(grouped(8, 2, 2, false) + grouped(8, 4, 2, true) + grouped(8, 8, 8, true) + grouped(6, 3, 3, false), "");
 }
 
 TEST(ModelConfig, OutOfRangeValuesAreNamed) {
@@ -156,7 +168,7 @@ TEST(ModelConfig, JsonHoldsEveryFieldBothWays) {
   expect_says(lines, "heads: 11 here, 8 there");
 }
 
-TEST(ModelConfig, TableHasThePublishedNames) {
+TEST(ModelConfig, TableHasThePublishedNamesAndOneOfOurs) {
   const std::set<std::string> published = {"num_tokens",
                                            "dim",
                                            "depth",
@@ -194,6 +206,8 @@ TEST(ModelConfig, TableHasThePublishedNames) {
                                            "pkm_heads",
                                            "pkm_topk",
                                            "pkm_dim_head"};
+  std::set<std::string> expected = published;
+  expected.insert("head_groups");
   ModelConfig config;
   std::set<std::string> names;
   std::set<const void*> slots;
@@ -201,8 +215,8 @@ TEST(ModelConfig, TableHasThePublishedNames) {
     names.insert(field.name);
     std::visit([&](auto* slot) { slots.insert(slot); }, field.slot);
   }
-  EXPECT_EQ(names, published);
-  EXPECT_EQ(slots.size(), published.size());
+  EXPECT_EQ(names, expected);
+  EXPECT_EQ(slots.size(), expected.size());
 }
 
 std::string json_refusal(const std::string& json, const std::vector<std::string>& beside = {}) {

@@ -24,6 +24,11 @@ class Dice {
   std::uint64_t next_ = 0;
 };
 
+/// Whether a causal model may compute its heads in two groups.
+inline bool has_even_kinds_of_heads(const ModelConfig& c) {
+  return c.n_local_attn_heads % 2 == 0 && c.sinkhorn_heads() % 4 == 0;
+}
+
 /// A valid causal language model of a few thousand parameters; no dropout.
 inline ModelConfig random_config(Dice& dice) {
   ModelConfig c;
@@ -52,6 +57,7 @@ inline ModelConfig random_config(Dice& dice) {
     c.pkm_topk = dice.between(1, 6);
     c.pkm_dim_head = dice.between(1, 6);
   }
+  if (c.reversible && has_even_kinds_of_heads(c)) c.head_groups = dice.between(1, 2);
   return c;
 }
 

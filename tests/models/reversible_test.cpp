@@ -75,6 +75,109 @@ TEST(Reversible, TheInsideOfAFeedForwardIsThereInPieces) {
   EXPECT_LE(gated, 1.02 * plain) << gated << " against " << plain;
 }
 
+// Nearly all that this model holds for a token are queries, keys, values, results and their gradients.
+TEST(Reversible, TheHeadsAreThereInGroups) {
+  const auto peak = [](std::int64_t groups) {
+    ModelConfig config;
+    config.causal = config.reversible = true;
+    config.num_tokens = 5;
+    config.dim = 8;
+    config.depth = 2;
+    config.heads = 8;
+    config.dim_head = 32;
+    config.bucket_size = 16;
+    config.max_seq_len = 512;
+    config.head_groups = groups;
+    const SinkhornTransformerLM model(config, Rng(1));
+    const Scope scope{Tape::record(), Rng(2), true};
+    const Var logits = model(scope, testing::random_ids(1, 4, 512, config.num_tokens));
+    Pool::of(Device::cpu).reset_peak();
+    const std::size_t before = Pool::of(Device::cpu).stats().in_use;
+    scope.tape.backward(mean(logits));
+    return double(Pool::of(Device::cpu).stats().peak - before);
+  };
+  const double all = peak(1), halves = peak(2), quarters = peak(4);
+  EXPECT_LE(halves, 0.55 * all) << halves << " against " << all;
+  EXPECT_LE(quarters, 0.55 * halves) << quarters << " against " << halves;
+}
+
+// The output and all gradients of a model in training.
+std::vector<std::pair<std::string, Tensor>> results_of(const ModelConfig& config, bool masked, bool keep_activations) {
+  auto model = testing::random_model(config, 1, DType::f64);
+  model->stack().keep_activations(keep_activations);
+  testing::Dice dice(4);
+  const Tensor mask = testing::random_mask(dice, masked ? testing::Padding::holes : testing::Padding::none, 2, 32);
+  const Scope scope{Tape::record(), Rng(2), true};
+  const Var y = (*model)(scope, testing::random_ids(3, 2, 32, config.num_tokens), mask);
+  const Gradients gradients = scope.tape.backward(y, uniform(Rng(9), y.shape(), -1, 1, DType::f64));
+  std::vector<std::pair<std::string, Tensor>> all{{"output", y.value}};
+  for_each_parameter(*model, [&](const std::string& name, Parameter& p) { all.emplace_back(name, gradients.of(p)); });
+  return all;
+}
+
+// Whatever is drawn is drawn for the layer here: dropout of results, of feed-forwards, of layers.
+TEST(Reversible, HeadsInGroupsHaveTheGradientsOfAllAtOnce) {
+  ModelConfig usual;
+  usual.causal = usual.reversible = true;
+  usual.num_tokens = 11;
+  usual.dim = 6;
+  usual.depth = 3;
+  usual.heads = 6;
+  usual.dim_head = 2;
+  usual.n_local_attn_heads = 2;
+  usual.bucket_size = 4;
+  usual.max_seq_len = 32;
+  usual.ff_dropout = usual.attn_layer_dropout = 0.2;
+  using Change = std::function<void(ModelConfig&)>;
+  const std::pair<const char*, Change> kinds[] = {
+      {"causal", [](ModelConfig&) {}},
+      {"simple sort net", [](ModelConfig& c) { c.use_simple_sort_net = true; }},
+      {"tied", [](ModelConfig& c) { c.weight_tie = true; }},
+      {"ReZero", [](ModelConfig& c) { c.use_rezero = true; }},
+      {"layers left out", [](ModelConfig& c) { c.layer_dropout = 0.5; }},
+      {"both ways", [](ModelConfig& c) { c.causal = false, c.kv_bucket_size = 8; }},
+      {"both ways, simple sort net", [](ModelConfig& c) { c.causal = false, c.use_simple_sort_net = true; }},
+      {"two of each kind", [](ModelConfig& c) { c.heads = 8, c.n_local_attn_heads = 0, c.head_groups = 4; }},
+      {"local heads alone", [](ModelConfig& c) { c.n_local_attn_heads = 6, c.head_groups = 3; }}};
+  for (const auto& [name, change] : kinds)
+    for (const bool masked : {false, true})
+      for (const bool keep_activations : {false, true}) {
+        ModelConfig groups = usual;
+        groups.head_groups = 2;
+        change(groups);
+        ModelConfig whole = groups;
+        whole.head_groups = 1;
+        const auto want = results_of(whole, masked, false), got = results_of(groups, masked, keep_activations);
+        ASSERT_EQ(want.size(), got.size());
+        double largest = 0;
+        for (std::size_t i = 1; i < want.size(); ++i)
+          if (want[i].second)
+            for (const double x : want[i].second.to_vector()) largest = std::max(largest, std::abs(x));
+        for (std::size_t i = 0; i < want.size(); ++i) {
+          ASSERT_EQ(want[i].first, got[i].first);
+          ASSERT_EQ(bool(want[i].second), bool(got[i].second)) << name << ", " << want[i].first;
+          if (!want[i].second) continue;  // of a layer that was left out
+          EXPECT_LE(relative_error(got[i].second, want[i].second, i == 0 ? 0 : largest), 1e-10)
+              << name << ", " << want[i].first << (masked ? ", masked" : "") << (keep_activations ? ", kept" : "");
+        }
+      }
+}
+
+TEST(Reversible, AnObserverSeesAllHeadsAtOnce) {
+  ModelConfig config = small_config();
+  config.n_local_attn_heads = 0;
+  config.head_groups = 2;
+  const SinkhornTransformerLM model(config, Rng(1));
+  int layers = 0;
+  const Observer observer = [&](std::string_view what, const Tensor& value) {
+    if (what != "heads") return;
+    ++layers;
+    EXPECT_EQ(value.shape(), (Shape{2, 64, 4, 8}));
+  };
+  (void)model(Scope{.observer = &observer}, testing::random_ids(3, 2, 64, 11));
+  EXPECT_EQ(layers, config.depth);
+}
+
 TEST(Reversible, ATapeThatIsNotRunBackwardsLeavesNothingBehind) {
   SinkhornTransformerLM model(small_config(), Rng(1));
   const Tensor ids = testing::random_ids(1, 2, 64, small_config().num_tokens);

@@ -341,6 +341,26 @@ TEST_F(Train, ResumingRefusesOtherSettings) {
   EXPECT_EQ(log_of(in("run")).size(), 14u);
 }
 
+// The parameters are the same, in however many groups the heads are computed.
+TEST_F(Train, ResumingMayComputeTheHeadsInOtherGroups) {
+  const Words model{"train", "--reversible", "--heads", "4", "--n-local-attn-heads", "0", "--dim", "16"};
+  for (const char* folder : {"run", "whole"})
+    ASSERT_EQ(run(model + Words{"--data", "text.txt", "--out", folder, "--depth", "2", "--bucket-size", "8",
+                                "--seq-len", "16", "--steps", "4", "--sample-length", "8"})
+                  .code,
+              0);
+  const Words resume = model + Words{"--out", "run", "--resume", "--head-groups", "2"};
+  expect_refusal(2, resume, {"head_groups: 2 here, 1 there", "--override"});
+  EXPECT_EQ(run({"train", "--out", "whole", "--resume", "--steps", "6"}).code, 0);
+  const Outcome got = run(resume + Words{"--override", "--steps", "6"});
+  EXPECT_EQ(got.code, 0) << got.err;
+  const auto log = log_of(in("run")), whole = log_of(in("whole"));
+  ASSERT_EQ(log.size(), 6u);
+  EXPECT_NEAR(log[5]["loss"].get<double>(), whole[5]["loss"].get<double>(), 1e-4);
+  EXPECT_EQ(load_trained_model(in("run")).record.model.head_groups, 2);
+  EXPECT_EQ(run({"generate", "--checkpoint", "run", "--length", "8"}).code, 0);
+}
+
 TEST_F(Train, ResumingRefusesOtherData) {
   ASSERT_EQ(run(command({"--out", "run"})).code, 0);
   std::string text = content_of(in("text.txt"));

@@ -139,7 +139,7 @@ void check_against_library(lessons::Checks& checks, const Rng& rng) {
                                         const Residual& residual) { return add_to(residual, branch.run(tape, x)); },
                               {branch.weight}};
     };
-    same.push_back({as_library(block.f), as_library(block.g)});
+    same.push_back({{as_library(block.f)}, {as_library(block.g)}});
   }
   const Tensor x = uniform(rng.split(1), {2, 3}, -1, 1, DType::f64),
                dy = uniform(rng.split(2), {2, 3}, -1, 1, DType::f64);

@@ -130,7 +130,9 @@ void walk(Page& page) {
   page.text(
       "Slicing saves nothing there. It helps where nothing is kept: in generation, in evaluation, and in the forward "
       "pass of reversible layers (lesson 16). To save memory in backward, too, one has to keep less and compute "
-      "again. For attention that is worth most, because its scores are many.");
+      "again. Reversible layers do: they go back through a feed-forward slice by slice, and with head_groups through "
+      "an attention one group of heads after the other. For attention computing again is worth most, because its "
+      "scores are many.");
 
   page.step("Scores nobody needs to see");
   page.text(
