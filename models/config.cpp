@@ -59,7 +59,7 @@ Fields fields(ModelConfig& c) {
       {"reversible", &c.reversible, flag, "reversible layers: memory does not grow with depth"},
       {"ff_chunks", &c.ff_chunks, at_least(1), "pieces in which the feed-forward runs"},
       {"head_groups", &c.head_groups, at_least(1),
-       "groups in which a reversible layer computes its heads, one at a time to save memory"},
+       "groups in which reversible self-attention computes its heads, one at a time to save memory"},
       {"ff_glu", &c.ff_glu, flag, "gated feed-forward"},
       {"ff_dropout", &c.ff_dropout, dropout, "dropout in the feed-forward"},
       {"attn_dropout", &c.attn_dropout, dropout, "dropout of attention probabilities"},

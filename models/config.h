@@ -4,7 +4,9 @@
 
 namespace sinkhorn {
 
-/// Every option, named and defaulted as in the published language model. Widths and counts are whole numbers.
+/// Every option, named and defaulted as in the published language model, and `head_groups`, which is ours: how layers
+/// are computed, with the same parameters and, dropout of probabilities and noise aside, the same numbers to rounding.
+/// Widths and counts are whole numbers.
 struct ModelConfig {
   std::int64_t num_tokens = 0;  // 0: a transformer over vectors, without embedding and logits
   std::int64_t dim = 0, depth = 0;

@@ -22,7 +22,7 @@ struct AttentionOptions {
   bool by_top_k = true;         // off: by Gumbel-Sinkhorn; causal models are always by top-k
   bool simple_sort_net = false;
   bool composed = false;    // from small ops, instead of the fused op; the numbers agree
-  std::int64_t groups = 1;  // of heads, for whoever can compute them one after the other (SinkhornAttention::groups)
+  std::int64_t groups = 1;  // of heads, for those who compute them one after the other; see SinkhornAttention::groups()
 };
 
 /// What an attention layer reads beside its input: masks (B, T) and (B, S), true = real, missing: all real; and for
@@ -54,13 +54,12 @@ struct SinkhornAttention {
     return (*this)(scope, x, around, HeadGroup{}, residual);
   }
 
-  /// What a group of heads has in it: over all groups of a number the results add up to the layer's, to rounding. In
-  /// training a group draws its dropout of probabilities and its Gumbel noise from a stream of its own, while dropout
-  /// of the results falls alike on all of them.
+  /// A group's share of that: the shares of all groups add up to it, to rounding. In training a group draws dropout of
+  /// probabilities and Gumbel noise from a stream of its own, while dropout of the output falls alike on all groups.
   Var operator()(const Scope& scope, const Var& x, const AttentionContext& around, const HeadGroup& group,
                  const Residual& residual = {}) const;
-  /// In how many groups to compute the heads: one where a twin stands for them, somebody looks at them, or noise is
-  /// given for all.
+  /// In how many groups to compute the heads of a self-attention: in one where a twin stands for them, somebody looks
+  /// at them, or noise is given for all of them.
   std::int64_t groups(const Scope& scope) const {
     return twin || scope.observer || scope.injected ? 1 : options.groups;
   }

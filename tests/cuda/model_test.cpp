@@ -80,6 +80,9 @@ TEST(DeviceModel, AStepWaitsOnceAndAsksTheDriverForNothing) {
     ModelConfig model = tiny_model();
     model.reversible = reversible;
     model.ff_chunks = 3;
+    model.heads = 4;
+    model.n_local_attn_heads = 0;
+    model.head_groups = reversible ? 2 : 1;
     TrainConfig train;
     train.steps = 9;
     train.accumulate = 2;

@@ -86,13 +86,16 @@ TEST(MemoryBudget, IsWithinATenthOfThePoolsPeak) {
 
 // The published example at the lengths that a card of 80 GB must take (performance targets: 5 GiB at 204,800).
 TEST(MemoryBudget, OfLongRows) {
-  const auto gib_at = [](std::int64_t length) {
-    const Settings settings = resolve("", {{"preset", "long-204k"}, {"seq_len", std::to_string(length)}});
+  const auto gib_at = [](std::int64_t length, std::int64_t groups = 1) {
+    const Settings settings = resolve(
+        "", {{"preset", "long-204k"}, {"seq_len", std::to_string(length)}, {"head_groups", std::to_string(groups)}});
     const auto budget = memory_budget(settings.model, settings.train, Device::cuda, 25'000'000);
     return double(budget->peak().bytes()) / double(1 << 30);
   };
   EXPECT_LE(gib_at(204800), 5);
   EXPECT_LE(gib_at(4194304), 76);
+  EXPECT_LE(gib_at(204800, 2), 3.4);
+  EXPECT_LE(gib_at(4194304, 2), 57);
 }
 
 // What an H100 held at most in the benchmark's case E-B4-f32, with cuBLAS and with products that pack their operands.
