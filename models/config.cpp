@@ -120,11 +120,11 @@ void validate(const ModelConfig& given) {
   const std::int64_t kinds = c.causal ? 2 : 1;
   if (c.head_groups > 1 && c.n_local_attn_heads % c.head_groups != 0)
     refuse("head_groups ", c.head_groups, " does not divide n_local_attn_heads ", c.n_local_attn_heads,
-           "; groups have equal shares of them");
+           ", of which groups have equal shares; change one of them");
   if (c.head_groups > 1 && c.sinkhorn_heads() % (kinds * c.head_groups) != 0)
     refuse("head_groups ", c.head_groups, " does not divide ", c.causal ? "each half of " : "", "the ",
-           c.sinkhorn_heads(), " heads that are not local", c.causal ? ", of which a causal model rotates one" : "",
-           "; groups have equal shares of them");
+           c.sinkhorn_heads(), " heads that are not local", c.causal ? " (a causal model rotates one half)" : "",
+           ", of which groups have equal shares; change one of them");
   for (const auto layer : c.pkm_layers)
     if (layer > c.depth) refuse("pkm_layers names layer ", layer, ", but depth is ", c.depth, " (layers count from 1)");
 }

@@ -18,9 +18,9 @@ constexpr std::array<std::string_view, 19> free_options = {"preset",         "da
                                                            "sample_top_k",   "sample_top_p",  "checkpoint_every",
                                                            "target_val_loss"};
 
-/// Of the model, too, though they change how the next steps round and draw: for those who know that, as options of
-/// training are.
-constexpr std::string_view option_of_execution = "head_groups";
+/// The option of the model that no parameter depends on. The next steps round and draw otherwise, so it takes
+/// --override, as options of training do.
+constexpr std::string_view free_of_parameters = "head_groups";
 
 bool is_free(std::string_view name) {
   return std::find(free_options.begin(), free_options.end(), name) != free_options.end();
@@ -60,7 +60,7 @@ Settings settings_to_resume(const Settings& given, const RunRecord& record, cons
       result.origins[name] = "checkpoint";
       const Value here = value_of(ours[i]), there = value_of(theirs[i]);
       if (here == there || !was_set(given, name)) continue;
-      const bool is_fixed = of_model && name != option_of_execution;
+      const bool is_fixed = of_model && name != free_of_parameters;
       if (is_fixed || (!is_free(name) && !given.train.override_settings))
         (is_fixed ? model_differences : train_differences)
             .push_back(name + ": " + to_text(here) + " here, " + to_text(there) + " there");
