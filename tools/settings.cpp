@@ -187,6 +187,7 @@ reversible = true
 ff_chunks = 4
 [train]
 vocabulary = "byte"
+precision = "bf16"
 steps = 50000
 batch_size = 8
 seq_len = 4096
