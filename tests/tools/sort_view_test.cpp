@@ -628,8 +628,8 @@ class SortTerminal : public SortProgram {
 
 TEST_F(SortTerminal, KeysMoveThroughItAndItLeavesTheTerminalAsItWas) {
   Terminal terminal(place.path, {"sort-view", "--buckets", "8"});
-  const termios before = terminal.attributes();
-  EXPECT_FALSE(hands_over_single_keys(terminal));
+  const termios before = terminal.before();
+  EXPECT_TRUE(before.c_lflag & ICANON);
   ASSERT_TRUE(terminal.wait_for("iteration 0 of 20")) << terminal.screen();
   EXPECT_TRUE(hands_over_single_keys(terminal));
   terminal.type("\x1b[C");
@@ -658,7 +658,7 @@ TEST_F(SortTerminal, EveryEndRestoresTheTerminal) {
   for (const End& end : {End{"\x1b", 0, 0}, End{"\x03", 0, 130}, End{"", SIGTERM, 130}, End{"", SIGINT, 130},
                          End{"", SIGHUP, 130}, End{"", SIGSEGV, 1000 + SIGSEGV}, End{"", SIGABRT, 1000 + SIGABRT}}) {
     Terminal terminal(place.path, {"sort-view", "--buckets", "8"});
-    const termios before = terminal.attributes();
+    const termios before = terminal.before();
     ASSERT_TRUE(terminal.wait_for("iteration 0 of 20"));
     ASSERT_TRUE(hands_over_single_keys(terminal));
     terminal.type(end.keys);
@@ -671,7 +671,7 @@ TEST_F(SortTerminal, EveryEndRestoresTheTerminal) {
 
 TEST_F(SortTerminal, CtrlZGivesTheTerminalBackUntilItGoesOn) {
   Terminal terminal(place.path, {"sort-view", "--buckets", "8"});
-  const termios before = terminal.attributes();
+  const termios before = terminal.before();
   ASSERT_TRUE(terminal.wait_for("iteration 0 of 20"));
   terminal.type("\x1a");
   ASSERT_TRUE(terminal.wait_for("\x1b[?1049l"));

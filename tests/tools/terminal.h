@@ -31,7 +31,12 @@ class Terminal {
     for (auto& argument : arguments) words.push_back(argument.data());
     words.push_back(nullptr);
     const winsize size{rows, columns, 0, 0};
-    child_ = forkpty(&screen_, nullptr, nullptr, &size);
+    int ours, theirs;
+    if (openpty(&ours, &theirs, nullptr, nullptr, nullptr) != 0) fail("cannot make a terminal");
+    tcgetattr(theirs, &before_);
+    close(ours);
+    close(theirs);
+    child_ = forkpty(&screen_, nullptr, &before_, &size);
     if (child_ < 0) fail("cannot make a terminal");
     if (child_ == 0) {
       if (chdir(folder.c_str()) != 0) _exit(126);
@@ -85,6 +90,8 @@ class Terminal {
     const winsize size{rows, columns, 0, 0};
     ioctl(screen_, TIOCSWINSZ, &size);
   }
+  /// As they were when the program began, which may have changed them by now.
+  const termios& before() const { return before_; }
   termios attributes() const {
     termios now{};
     tcgetattr(screen_, &now);
@@ -105,6 +112,7 @@ class Terminal {
     return true;
   }
 
+  termios before_{};
   int screen_ = -1;
   pid_t child_ = -1;
   std::string shown_;
