@@ -25,7 +25,7 @@ std::string architectures_with(const std::string& nvidia_smi) {
   const int status = std::system(("PATH=\"" + folder + ":$PATH\" cmake -P \"" + script.string() + "\"").c_str());
   EXPECT_EQ(WEXITSTATUS(status), 0);
   std::ifstream file(fs::path(folder) / "chosen");
-  const std::string chosen{std::istreambuf_iterator<char>(file), {}};
+  std::string chosen{std::istreambuf_iterator<char>(file), {}};
   fs::remove_all(folder);
   return chosen;
 }
