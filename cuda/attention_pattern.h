@@ -1,7 +1,5 @@
 // Who sees whom in bucketed attention, by index arithmetic: what its kernels share, with and without tensor cores.
 #pragma once
-#include <algorithm>
-
 #include "autograd/ops/bucketed_attention.h"
 #include "cuda/divisor.h"
 #include "cuda/random.h"
@@ -18,9 +16,9 @@ struct AttentionInputs {
         buckets(int(in.shape.buckets())),
         key_buckets(int(in.shape.key_buckets())),
         heads(int(in.shape.heads)),
-        by_heads(std::max<std::int64_t>(in.shape.heads, 1)),
-        by_buckets(std::max<std::int64_t>(in.shape.buckets(), 1)),
-        by_key_buckets(std::max<std::int64_t>(in.shape.key_buckets(), 1)),
+        by_heads(in.shape.heads),
+        by_buckets(in.shape.buckets()),
+        by_key_buckets(in.shape.key_buckets()),
         local(int(in.shape.pattern.local)),
         width(int(in.shape.width)),
         query_stride(int(in.shape.query_stride())),

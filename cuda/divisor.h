@@ -7,10 +7,11 @@
 namespace sinkhorn::cuda {
 
 /// x / value for 0 <= x < 2^31 by a multiplication and a shift, where a division takes some 25 instructions (Granlund
-/// and Montgomery 1994, theorem 4.2, with one bit to spare). `value` is 1 .. 2^31 - 1.
+/// and Montgomery 1994, theorem 4.2, with one bit to spare). `value` is below 2^31; an empty extent, of which nothing
+/// is divided, counts as 1.
 class Divisor {
  public:
-  explicit Divisor(std::int64_t value) : value_(std::uint32_t(value)) {
+  explicit Divisor(std::int64_t value) : value_(std::uint32_t(value > 0 ? value : 1)) {
     while ((std::uint64_t(1) << (shift_ - 31)) < value_) ++shift_;
     factor_ = std::uint32_t((std::uint64_t(1) << shift_) / value_ + 1);
   }

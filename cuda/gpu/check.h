@@ -23,6 +23,9 @@ class OnStream {
 /// A DeviceError naming the op if a call did not succeed; OutOfMemory if that was the reason.
 void check(std::string_view op, cudaError_t result);
 
+/// What the device says of itself.
+int attribute(std::string_view op, cudaDeviceAttr which);
+
 /// After a launch. With SINKHORN_CUDA_WAIT=1 in the environment it waits for the kernel, so that an error inside it is
 /// laid at the right door; otherwise such errors surface in a later call.
 void check_launch(std::string_view op);

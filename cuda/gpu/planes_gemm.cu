@@ -427,18 +427,12 @@ struct AddSums {
   }
 };
 
-int attribute(cudaDeviceAttr which) {
-  int value = 0;
-  check(kName, cudaDeviceGetAttribute(&value, which, 0));
-  return value;
-}
-
 }  // namespace
 
 // What was compiled without wgmma is an empty kernel, which needs no registers to speak of.
 bool PlanesGemm::is_here() {
   static const bool here = [] {
-    if (attribute(cudaDevAttrComputeCapabilityMajor) != 9) return false;
+    if (attribute(kName, cudaDevAttrComputeCapabilityMajor) != 9) return false;
     cudaFuncAttributes kernel{};
     check(kName, cudaFuncGetAttributes(&kernel, run_grid<MultiplyTiles>));
     return kernel.numRegs > 64;
@@ -501,7 +495,7 @@ void PlanesGemm::multiply(std::string_view op, const Product& p, std::int64_t cu
   kernel.b_inverse = pack.b.inverse;
   kernel.finish = is_cut ? Finish{1, 0, false, nullptr, nullptr, sums.data<float>()} : finish;
   kernel.in_pairs = kernel.finish.is_aligned<2>(p.n);
-  static const int multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
+  static const int multiprocessors = attribute(kName, cudaDevAttrMultiProcessorCount);
   launch(op, std::min<std::int64_t>(kernel.items(), multiprocessors), MultiplyTiles::kThreads,
          MultiplyTiles::shared_bytes(), kernel);
   if (is_cut)

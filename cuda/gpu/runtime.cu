@@ -116,6 +116,12 @@ void check(std::string_view op, cudaError_t result) {
   fail<DeviceError>(op, ": CUDA says: ", cudaGetErrorString(result), " (", cudaGetErrorName(result), ")");
 }
 
+int attribute(std::string_view op, cudaDeviceAttr which) {
+  int value = 0;
+  check(op, cudaDeviceGetAttribute(&value, which, 0));
+  return value;
+}
+
 void check_launch(std::string_view op) {
   static const bool waits = [] {
     const char* value = std::getenv("SINKHORN_CUDA_WAIT");

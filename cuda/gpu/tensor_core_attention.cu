@@ -21,20 +21,14 @@ struct Partial {
   __device__ float operator()(std::int64_t row, std::int64_t column) const { return x[row * after + column]; }
 };
 
-int attribute(cudaDeviceAttr which) {
-  int value = 0;
-  check("attention", cudaDeviceGetAttribute(&value, which, 0));
-  return value;
-}
-
 constexpr std::string_view kName = "bucketed_attention";
 
 }  // namespace
 
 template <class T>
 bool TensorCoreAttention<T>::takes(const AttentionShape& s) {
-  static const int major = attribute(cudaDevAttrComputeCapabilityMajor);
-  static const int shared = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  static const int major = attribute(kName, cudaDevAttrComputeCapabilityMajor);
+  static const int shared = attribute(kName, cudaDevAttrMaxSharedMemoryPerBlockOptin);
   if (major < 8 || s.width % 8 != 0 || s.width > 128) return false;
   return with_cut<T>(s.width, false, [&]<class Cut, bool kDrops>(Cut, std::bool_constant<kDrops>) {
     using Forward = typename Cut::template Forward<kDrops>;
