@@ -57,7 +57,13 @@ if [[ $# == 0 ]]; then
 fi
 nvidia-smi -L >/dev/null 2>&1 || { echo "gpu_check: no GPU here (nvidia-smi -L)" >&2; exit 6; }
 # Else the checks below would pass over kernels that this build does not have.
-doctor() { limit "$build/sinkhorn" doctor | tee /dev/stderr | { ! grep "Hopper's own"; }; }
+doctor() {
+  local said
+  said=$(limit "$build/sinkhorn" doctor 2>&1)
+  local status=$?
+  echo "$said"
+  [[ $status == 0 ]] && ! grep -q "Hopper's own" <<<"$said"
+}
 step "doctor" doctor doctor
 step "out of memory, and on from there" memory tests 'DeviceProgram.MemoryThatEnds*'
 
