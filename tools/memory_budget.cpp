@@ -101,7 +101,7 @@ class Step {
     if (device_ == Device::cuda) {
       add(lines, "<dy, y>", "(B, H, T)", per_head, kFull);
       if (m_.causal) {
-        // Sums of each 64 queries on tensor cores, of each 32 without them.
+        // Sums of each 32 queries; on tensor cores of each 64, which is half as much.
         const std::int64_t sums = rows * ((m_.bucket_size + 31) / 32);
         add(lines, "partial sums for null keys and values", "2 x (sums, d)", sums * m_.head_width(), kFull, 2);
       }

@@ -8,26 +8,27 @@
 #include <string>
 
 #include "build_info.h"
+#include "tests/shared.h"
+#include "tests/tools/program.h"
 
+namespace sinkhorn {
 namespace {
 
 namespace fs = std::filesystem;
 
 // What cuda/architectures.cmake chooses where nvidia-smi is this script.
 std::string architectures_with(const std::string& nvidia_smi) {
-  std::string folder = (fs::temp_directory_path() / "sinkhorn_architectures_XXXXXX").string();
-  EXPECT_NE(mkdtemp(folder.data()), nullptr);
-  const fs::path fake = fs::path(folder) / "nvidia-smi", script = fs::path(folder) / "choose.cmake";
+  const testing::TemporaryFolder folder;
+  const fs::path fake = folder.path / "nvidia-smi", script = folder.path / "choose.cmake",
+                 chosen = folder.path / "chosen";
   std::ofstream(fake) << "#!/bin/sh\n" << nvidia_smi << "\n";
   fs::permissions(fake, fs::perms::owner_all);
-  std::ofstream(script) << "include(\"" << sinkhorn::build_info::source_dir << "/cuda/architectures.cmake\")\n"
-                        << "file(WRITE \"" << folder << "/chosen\" \"${CMAKE_CUDA_ARCHITECTURES}\")\n";
-  const int status = std::system(("PATH=\"" + folder + ":$PATH\" cmake -P \"" + script.string() + "\"").c_str());
+  std::ofstream(script) << "include(\"" << build_info::source_dir << "/cuda/architectures.cmake\")\n"
+                        << "file(WRITE \"" << chosen.string() << "\" \"${CMAKE_CUDA_ARCHITECTURES}\")\n";
+  const int status =
+      std::system(("PATH=\"" + folder.path.string() + ":$PATH\" cmake -P \"" + script.string() + "\"").c_str());
   EXPECT_EQ(WEXITSTATUS(status), 0);
-  std::ifstream file(fs::path(folder) / "chosen");
-  std::string chosen{std::istreambuf_iterator<char>(file), {}};
-  fs::remove_all(folder);
-  return chosen;
+  return testing::content_of(chosen);
 }
 
 TEST(Architectures, AreThoseOfThisMachinesGpus) {
@@ -41,3 +42,4 @@ TEST(Architectures, AreThoseOfThisMachinesGpus) {
 }
 
 }  // namespace
+}  // namespace sinkhorn
